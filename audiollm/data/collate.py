@@ -1,0 +1,99 @@
+"""Examples to one batch of tensors; its keys are the names of `forward`'s arguments.
+
+Shapes: B packed sequences, S tokens, N clips, L samples.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiollm.conversation import AudioPart
+from audiollm.data.dataset import Example
+from audiollm.data.packing import IGNORE_INDEX, PackedSequence, best_fit, join
+
+PADDING = -1  # the clip id of padding
+
+
+class Batch(TypedDict, total=False):
+    """One micro-batch; objectives add the targets that they ask for."""
+
+    input_ids: Tensor  # [B, S] int64; audio positions hold the audio token
+    position_ids: Tensor  # [B, S] int64; a branch goes on where its trunk ended
+    branch_ids: Tensor  # [B, S] int64; 0 is the trunk
+    clip_ids: Tensor  # [B, S] int64; -1 is padding
+    shift_labels: Tensor  # [B, S] int64; the token that this position predicts, or IGNORE_INDEX
+    input_values: Tensor  # [N, L] float32 in [-1, 1]; all clips of the batch, in prompt order
+    input_values_mask: Tensor  # [N, L] bool; False after a clip's end
+    row_ids: list[str]
+    problems: list[str]
+
+
+Targets = Callable[[Sequence[AudioPart]], dict[str, Tensor]]
+"""What an objective makes of the clips of a batch, in the order of `input_values`."""
+
+
+class Collator:
+    """Packs sequences into rows of like length and pads; `pack_tokens` is the least length of such a row."""
+
+    def __init__(self, pad_token_id: int, *, pack_tokens: int | None = None, targets: Sequence[Targets] = ()) -> None:
+        self.pad_token_id = pad_token_id
+        self.pack_tokens = pack_tokens or 0
+        self.targets = targets
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        batch: dict[str, Any] = {
+            "row_ids": [row_id for example in examples for row_id in example.row_ids],
+            "problems": [example.problem for example in examples if example.problem],
+        }
+        ordered = list(examples)
+        if any(example.sequences for example in examples):
+            tokens, ordered = self.pack(examples)
+            batch |= tokens
+        batch |= pad_waveforms([w for example in ordered for w in example.waveforms])
+        clips = [clip for example in ordered for clip in example.clips]
+        for make in self.targets:
+            batch |= make(clips)
+        return batch
+
+    def pack(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], list[Example]]:
+        """Token tensors [B, S], and the examples in the order in which they stand in them."""
+        lengths = [sum(len(s) for s in example.sequences) for example in examples]
+        bins = best_fit(lengths, max(self.pack_tokens, max(lengths)))
+        rows = [join([s for index in members for s in examples[index].sequences]) for members in bins]
+        return pad_sequences(rows, self.pad_token_id), [examples[index] for members in bins for index in members]
+
+
+def pad_sequences(rows: Sequence[PackedSequence], pad_token_id: int) -> dict[str, Tensor]:
+    """Sequences padded on the right to the longest: [B, S] each."""
+    longest = max(len(row) for row in rows)
+
+    def padded(name: str, value: int) -> Tensor:
+        filled = np.full((len(rows), longest), value, np.int64)
+        for number, row in enumerate(rows):
+            filled[number, : len(row)] = getattr(row, name)
+        return torch.from_numpy(filled)
+
+    return {
+        "input_ids": padded("input_ids", pad_token_id),
+        "position_ids": padded("position_ids", 0),
+        "branch_ids": padded("branch_ids", 0),
+        "clip_ids": padded("clip_ids", PADDING),
+        "shift_labels": padded("shift_labels", IGNORE_INDEX),
+    }
+
+
+def pad_waveforms(waveforms: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    """Clips padded with zeros to the longest: values [N, L] and mask [N, L]; nothing where there are none."""
+    if not waveforms:
+        return {}
+    lengths = torch.tensor([len(w) for w in waveforms])
+    values = np.zeros((len(waveforms), int(lengths.max())), np.float32)
+    for number, wave in enumerate(waveforms):
+        values[number, : len(wave)] = wave
+    return {
+        "input_values": torch.from_numpy(values),
+        "input_values_mask": torch.arange(values.shape[1]) < lengths[:, None],
+    }

@@ -1,0 +1,140 @@
+"""Rows to packed sequences: the questions of a clip brought together, rendered, and their sound loaded once.
+
+Not here: which clips make a batch (data/sampling.py), padding and tensors (data/collate.py).
+Everything is a function of the seed, the epoch and the clip's number, so it does not matter which worker does it.
+"""
+
+import random
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from audiollm.audio import AudioError
+from audiollm.conversation import AudioPart, Message, Row, RowError
+from audiollm.data.packing import IGNORE_INDEX, PackedSequence, Tokens, pack_branches
+
+Sound = Literal["sound", "as_description", "omit"]
+
+
+class Renderer(Protocol):
+    """What rows need of the model's processor."""
+
+    sampling_rate: int
+    audio_token_id: int
+
+    def render(
+        self, messages: Sequence[Message], num_samples: Sequence[int], *, supervise: str = "last"
+    ) -> Sequence[Any]:
+        """Token ids and which of them are supervised."""
+        ...
+
+
+@dataclass(frozen=True)
+class Example:
+    """The questions of one recording: packed sequences and the clips that they hear."""
+
+    sequences: tuple[PackedSequence, ...]
+    waveforms: tuple[np.ndarray, ...]  # mono float32 [L], in the order of the prompts
+    clips: tuple[AudioPart, ...]
+    row_ids: tuple[str, ...]
+    problem: str | None = None
+
+
+class Recordings(Dataset[Example]):
+    """Rows grouped by what they hear (or by `source_id`, where they hear nothing); item (epoch, number) is one group."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        renderer: Renderer,
+        *,
+        seed: int = 0,
+        questions_per_clip: int | None = None,
+        supervise: Literal["last", "all"] = "last",
+        with_text: bool = True,
+    ) -> None:
+        self.rows = rows
+        self.groups = group_rows(rows)
+        self.renderer = renderer
+        self.seed = seed
+        self.questions_per_clip = questions_per_clip
+        self.supervise = supervise
+        self.with_text = with_text
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def seconds(self, number: int) -> float:
+        """Length of a group's sound where the rows tell it, else 0: for batches of like lengths."""
+        return sum(clip.duration or 0.0 for clip in self.groups[number][0].clips)
+
+    def __getitem__(self, key: tuple[int, int]) -> Example:
+        epoch, number = key
+        rows = self.choose(epoch, number)
+        clips = rows[0].clips
+        waveforms, problem = self.listen(rows[0])
+        row_ids = tuple(row.id or row.origin for row in rows)
+        if not self.with_text:
+            return Example((), waveforms, clips, row_ids, problem)
+        rendered = [tokens for row in rows for tokens in self.render(row, waveforms)]
+        parts = split_by_audio(rendered, self.renderer.audio_token_id)
+        sequences = tuple(pack_branches(part) for part in parts)
+        if problem:
+            sequences = tuple(replace(s, shift_labels=np.full_like(s.shift_labels, IGNORE_INDEX)) for s in sequences)
+        heard = [number for part in parts for number in range(part[0].num_clips)]
+        return Example(
+            sequences, tuple(waveforms[i] for i in heard), tuple(clips[i] for i in heard), row_ids, problem
+        )
+
+    def choose(self, epoch: int, number: int) -> Sequence[Row]:
+        """All questions of a clip, or some of them, others in each epoch."""
+        rows = self.groups[number]
+        if self.questions_per_clip is None or len(rows) <= self.questions_per_clip:
+            return rows
+        return random.Random(f"{self.seed}/{epoch}/{number}").sample(rows, self.questions_per_clip)
+
+    def listen(self, row: Row) -> tuple[tuple[np.ndarray, ...], str | None]:
+        """The clips' samples; a broken one becomes a short silence, and the problem names it."""
+        waveforms, problem = [], None
+        for clip in row.clips:
+            try:
+                waveforms.append(clip.load(self.renderer.sampling_rate))
+            except (AudioError, RowError) as error:
+                problem = f"{row.origin}: {error}"
+                waveforms.append(np.zeros(self.renderer.sampling_rate // 10, np.float32))
+        return tuple(waveforms), problem
+
+    def render(self, row: Row, waveforms: Sequence[np.ndarray]) -> list[Tokens]:
+        """The row's token sequences (one, unless its template rewrites the history of a conversation)."""
+        rendered = self.renderer.render(row.messages, [len(w) for w in waveforms], supervise=self.supervise)
+        return [Tokens(one.input_ids, one.supervised, one.num_clips) for one in rendered]
+
+
+def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that hear the same, together, in the order in which they first appear."""
+    groups: dict[Hashable, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group_key, []).append(row)
+    return list(groups.values())
+
+
+def split_by_audio(rows: Sequence[Tokens], audio_token_id: int) -> list[list[Tokens]]:
+    """Rows that are alike through their last audio token can share it; others make sequences of their own."""
+    parts: dict[Hashable, list[Tokens]] = {}
+    for row in rows:
+        ids = np.asarray(row.input_ids)
+        audio = np.nonzero(ids == audio_token_id)[0]
+        parts.setdefault(ids[: audio[-1] + 1].tobytes() if len(audio) else b"", []).append(row)
+    return list(parts.values())
+
+
+def with_sound(rows: Sequence[Row], audio: Sound) -> list[Row]:
+    """Rows as they are, with the scene in words in place of the sound, or without either."""
+    if audio == "as_description":
+        return [row.with_description() for row in rows]
+    if audio == "omit":
+        return [row.without_audio() for row in rows]
+    return list(rows)

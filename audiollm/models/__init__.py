@@ -1,0 +1,20 @@
+"""The model in the forms of transformers: configuration, modelling, processing. Names are imported when first used."""
+
+from importlib import import_module
+from typing import Any
+
+HOMES = {
+    "AudioLLMConfig": "configuration",
+    "AudioLLMModel": "modeling",
+    "AudioLLMForConditionalGeneration": "modeling",
+    "AudioLLMProcessor": "processing",
+    "build": "parts",
+    "save_checkpoint": "checkpoint",
+}
+__all__ = list(HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)

@@ -1,0 +1,192 @@
+"""What a checkpoint holds, and how it is written and read.
+
+ config.json               sizes, bases, placeholder id            processor and tokenizer files, generation_config.json
+ model.safetensors         tensors of each part that is not an untouched public base
+ adapter/                  LoRA in PEFT's own layout, which plain `peft` loads on the base language model
+ checkpoint.json           which parts are stored here, and which were trained by which stage
+
+An untouched base is a name, a revision and a fingerprint, checked when it is loaded.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from audiollm.models.configuration import AudioLLMConfig
+from audiollm.models.encoders import ENCODERS
+from audiollm.models.freezing import attach_lora, has_lora, part_of
+from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.parts import assemble, base_of, head_of
+
+MANIFEST = "checkpoint.json"
+WEIGHTS = "model.safetensors"
+ADAPTER = "adapter"
+PEFT_PREFIX = "base_model.model.model."
+LANGUAGE_MODEL = "model.language_model."
+
+
+def is_small_checkpoint(path: Any) -> bool:
+    """Whether a folder was written by `save_checkpoint`."""
+    return isinstance(path, str | os.PathLike) and (Path(path) / MANIFEST).is_file()
+
+
+def stored_parts(model: AudioLLMForConditionalGeneration, trained: set[str]) -> list[str]:
+    """The parts whose tensors must lie in the checkpoint: made from scratch, or trained by any stage."""
+    bases = model.config.bases or {}
+    return [part for part in ("encoder", "connector", "llm") if part in trained or part not in bases]
+
+
+def stored_tensors(model: AudioLLMForConditionalGeneration, parts: list[str]) -> dict[str, Tensor]:
+    """Tensors of these parts by their names without LoRA; a tied output layer is left out."""
+    tied = set(getattr(model, "all_tied_weights_keys", {}) or {}) if model.config.tie_word_embeddings else set()
+    return {
+        name.replace(".base_layer.", "."): tensor.detach().to("cpu").contiguous()
+        for name, tensor in model.state_dict().items()
+        if part_of(name) in parts and name not in tied
+    }
+
+
+def adapter_tensors(model: AudioLLMForConditionalGeneration) -> dict[str, Tensor]:
+    """LoRA tensors by the names that plain PEFT gives them on the causal language model."""
+    return {
+        PEFT_PREFIX + name.removeprefix(LANGUAGE_MODEL).replace(".default.", "."): tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if part_of(name) == "lora"
+    }
+
+
+def save_checkpoint(
+    model: AudioLLMForConditionalGeneration, processor: Any, folder: str | Path, *, trained: set[str] | None = None
+) -> None:
+    """Write a small, complete checkpoint: to a temporary name, then renamed over what was there.
+
+    `trained`: parts that this or an earlier stage changed, beside those that the model was loaded with.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_checkpoint(model, processor, partial, trained=trained)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def write_checkpoint(
+    model: AudioLLMForConditionalGeneration, processor: Any, folder: Path, *, trained: set[str] | None = None
+) -> None:
+    """Write the files of a checkpoint into a folder that exists."""
+    trained = set(getattr(model, "trained_parts", set())) | (trained or set())
+    parts = stored_parts(model, trained)
+    save_file(stored_tensors(model, parts), folder / WEIGHTS, metadata={"format": "pt"})
+    if has_lora(model):
+        (folder / ADAPTER).mkdir(exist_ok=True)
+        save_file(adapter_tensors(model), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
+        adapter = LoraConfig(**{**model.lora_config.to_dict(), "task_type": "CAUSAL_LM", "inference_mode": True})
+        adapter.base_model_name_or_path = (model.config.bases or {}).get("llm", {}).get("checkpoint")
+        adapter.save_pretrained(folder / ADAPTER)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    manifest = {"format": 1, "stored_parts": parts, "trained_parts": sorted(trained)}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def load_small_checkpoint(
+    path: str | Path, *, dtype: torch.dtype | str | None = None, device_map: Any = None, **_: Any
+) -> AudioLLMForConditionalGeneration:
+    """The model of a folder that `save_checkpoint` wrote; needs nothing but the path and its public bases.
+
+    ValueError if a base on this machine is not the one that was trained with, or a tensor is missing.
+    """
+    folder = Path(path)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    config = AudioLLMConfig.from_pretrained(folder)
+    wanted = dtype if isinstance(dtype, torch.dtype) else stored_dtype(folder)
+    stored = manifest["stored_parts"]
+    audio_tower = load_encoder(config, "encoder" in stored, wanted)
+    causal = load_llm(config, "llm" in stored, wanted)
+    model = assemble(config, audio_tower=audio_tower, language_model=causal.base_model, lm_head=head_of(causal))
+    model.model.connector.to(wanted)
+    model.generation_config = GenerationConfig.from_pretrained(folder)
+    load_tensors(model, folder, stored)
+    model.trained_parts = set(manifest["trained_parts"])
+    return model.to(device_map) if isinstance(device_map, str | torch.device) and device_map != "auto" else model
+
+
+def load_tensors(model: AudioLLMForConditionalGeneration, folder: Path, stored: list[str]) -> None:
+    """Load the checkpoint's tensors and LoRA into a model; ValueError names what is missing or too much."""
+    tensors = load_file(folder / WEIGHTS)
+    expected = stored_tensors_names(model, stored)
+    if expected != set(tensors):
+        differing = sorted(expected ^ set(tensors))[:3]
+        raise ValueError(f"{folder / WEIGHTS} does not fit its config.json: {', '.join(differing)} ...; it is damaged")
+    names = {name.replace(".base_layer.", "."): name for name in model.state_dict()}
+    model.load_state_dict({names[name]: tensor for name, tensor in tensors.items()}, strict=False)
+    model.tie_weights()
+    if (folder / ADAPTER).is_dir():
+        load_adapter(model, folder / ADAPTER)
+
+
+def load_adapter(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
+    """Attach LoRA as it was saved, or refill the LoRA that is attached."""
+    if not has_lora(model):
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = False
+        attach_lora(model, config)  # type: ignore[arg-type]
+    ours = {PEFT_PREFIX + n.removeprefix(LANGUAGE_MODEL).replace(".default.", "."): n for n in model.state_dict()}
+    tensors = load_file(folder / "adapter_model.safetensors")
+    model.load_state_dict({ours[name]: tensor for name, tensor in tensors.items()}, strict=False)
+
+
+def stored_tensors_names(model: AudioLLMForConditionalGeneration, parts: list[str]) -> set[str]:
+    """The names that `stored_tensors` gives."""
+    tied = set(getattr(model, "all_tied_weights_keys", {}) or {}) if model.config.tie_word_embeddings else set()
+    names = (name for name in model.state_dict() if part_of(name) in parts and name not in tied)
+    return {name.replace(".base_layer.", ".") for name in names}
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The floating-point type in which most of a checkpoint was saved: that of its first tensor."""
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        return file.get_tensor(next(iter(file.keys()))).dtype
+
+
+def load_encoder(config: AudioLLMConfig, is_stored: bool, dtype: torch.dtype) -> nn.Module:
+    """An empty encoder for stored tensors, or the named base, checked."""
+    cls = ENCODERS[config.audio_config.model_type]
+    if is_stored:
+        return cls(config.audio_config).to(dtype)
+    base = config.bases["encoder"]
+    tower = cls.load(base["checkpoint"], base["revision"])
+    check_fingerprint(base, tower)
+    return tower.to(dtype)
+
+
+def load_llm(config: AudioLLMConfig, is_stored: bool, dtype: torch.dtype) -> Any:
+    """An empty language model for stored tensors, or the named base, checked."""
+    if is_stored:
+        return AutoModelForCausalLM.from_config(config.text_config).to(dtype)
+    base = config.bases["llm"]
+    causal = AutoModelForCausalLM.from_pretrained(base["checkpoint"], revision=base["revision"], dtype=dtype)
+    check_fingerprint(base, causal.base_model)
+    return causal
+
+
+def check_fingerprint(base: dict[str, Any], part: nn.Module) -> None:
+    """ValueError if the base's weights are not those that the checkpoint was trained with."""
+    found = base_of(base, part)["fingerprint"]
+    if found != base["fingerprint"]:
+        raise ValueError(
+            f"{base['checkpoint']} is not the model that this checkpoint was trained with "
+            f"(fingerprint {found}, expected {base['fingerprint']}); pin its `revision`"
+        )

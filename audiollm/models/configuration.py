@@ -1,0 +1,52 @@
+"""The configuration of an audio language model: encoder, connector, language model, and where their weights come from."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from audiollm.models.encoders import encoder_class
+from audiollm.models.lengths import num_audio_tokens
+
+PARTS = ("encoder", "connector", "lora", "llm")
+"""What a stage can train, by name."""
+
+
+class AudioLLMConfig(PreTrainedConfig):
+    """Sizes of the three parts, and for each pretrained part the name, revision and fingerprint of its base.
+
+    `bases` maps "encoder" and "llm" to {"checkpoint", "revision", "fingerprint"}; a part without a base was made from its
+    config. `stored_parts` names the parts whose tensors lie in this checkpoint's own folder (None: all of them).
+    """
+
+    model_type = "audiollm"
+    sub_configs = {"text_config": AutoConfig, "audio_config": AutoConfig}
+
+    audio_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    connector_config: dict | None = None
+    audio_token_id: int | None = None
+    bases: dict | None = None
+    stored_parts: list | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.audio_config = as_config(self.audio_config)
+        self.text_config = as_config(self.text_config)
+        if self.text_config is not None:  # only the top-level setting counts for tying
+            kwargs["tie_word_embeddings"] = bool(getattr(self.text_config, "tie_word_embeddings", False))
+        super().__post_init__(**kwargs)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz; every clip is resampled to it when it is loaded."""
+        return encoder_class(self.audio_config.model_type).sampling_rate
+
+    def num_audio_tokens(self, num_samples: int) -> int:
+        """Audio tokens for a clip of `num_samples` at `sampling_rate`."""
+        return num_audio_tokens(self.audio_config.to_dict(), self.connector_config, num_samples)
+
+
+def as_config(config: Any) -> Any:
+    """A dictionary becomes the config object of its `model_type`."""
+    if isinstance(config, dict):
+        return AutoConfig.for_model(**config)
+    return config

@@ -1,0 +1,111 @@
+"""Control tokens that people type stay letters: only the chat template writes `<|im_end|>`, `</s>` or `<|audio|>`.
+
+A string without typed control tokens is encoded whole, exactly as the tokenizer does it. Typed ones are marked before
+the template runs; afterwards the stretch of text that holds a mark is encoded by a copy of the tokenizer that knows no
+control token:
+
+    template writes   <|im_start|>user\\n What does <|im_end|> mean? <|im_end|>
+    encoded as        [id        ][ letters, the copy's ids       ][id      ]
+
+Not here: what is rendered (models/rendering.py).
+"""
+
+import json
+import re
+from functools import cached_property
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+AUDIO_TOKEN = "<|audio|>"
+
+# Private-use characters, removed from what people write: one follows each character of a typed control token, the other
+# hides a control token's name from the copy.
+MARK, HIDDEN = "\U000f0000", "\U000f0001"
+NO_MARKS = str.maketrans({MARK: None, HIDDEN: None})
+
+
+class ControlTokens:
+    """The control tokens of one tokenizer under one chat template, and the encoding that keeps typed ones apart.
+
+    Control tokens are the special tokens, and the other added tokens that the template writes (`<think>`,
+    `<tool_call>`); the latter a model may write itself, so in an assistant's message they keep their ids.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
+        if not tokenizer.is_fast:
+            raise ValueError(f"{type(tokenizer).__name__} is a slow tokenizer; load one that has a tokenizer.json")
+        self.tokenizer = tokenizer
+        added = [token for token in tokenizer.added_tokens_decoder.values() if not token.content.isspace()]
+        special = {AUDIO_TOKEN, *(token.content for token in added if token.special)}
+        self.names = frozenset(special | {token.content for token in added if token.content in chat_template})
+        self._typed_by_people = any_of(self.names)
+        self._typed_by_model = any_of(special)
+        self.written = re.compile(f"({any_of(self.names).pattern})(?!{MARK})")
+
+    def mark(self, text: str, *, by_model: bool = False) -> str:
+        """The text with every control token in it marked as letters."""
+        pattern = self._typed_by_model if by_model else self._typed_by_people
+        return pattern.sub(lambda match: "".join(c + MARK for c in match[0]), text.translate(NO_MARKS))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text that may hold marks; without marks the tokenizer's own ids of the whole string."""
+        if MARK not in text:
+            return self._encode_whole(text)
+        ids: list[int] = []
+        waiting = ""
+        for piece in self.written.split(text):
+            if MARK not in piece:
+                waiting += piece
+                continue
+            at_start = not ids and not waiting
+            ids += self._encode_whole(waiting) + self._encode_letters(piece.replace(MARK, ""), at_start)
+            waiting = ""
+        return ids + self._encode_whole(waiting)
+
+    def encode_after(self, context: str, text: str) -> list[int]:
+        """Ids of `text` as it stands after `context`, where no token spans the boundary."""
+        before = self.encode(context)
+        ids = self.encode(context + text)
+        if ids[: len(before)] == before:
+            return ids[len(before) :]
+        return self.encode_after(AUDIO_TOKEN, text)  # a control token never merges with what follows
+
+    def _encode_whole(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def _encode_letters(self, text: str, at_start: bool) -> list[int]:
+        """Ids without control tokens; SentencePiece treats the start of a string differently from its middle."""
+        if at_start:
+            return list(self._letters.encode(text, add_special_tokens=False).ids)
+        return list(self._letters.encode(HIDDEN + AUDIO_TOKEN + text, add_special_tokens=False).ids[1:])
+
+    @cached_property
+    def _letters(self) -> Tokenizer:
+        """The same tokenizer, in which every control token has a name that nobody can type."""
+        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        state |= {"padding": None, "truncation": None}
+        for token in state["added_tokens"]:
+            token["content"] = self._hidden(token["content"])
+        self._hide_in_vocabulary(state["model"])
+        return Tokenizer.from_str(json.dumps(state))
+
+    def _hide_in_vocabulary(self, model: dict[str, Any]) -> None:
+        """Unigram finds any piece of its vocabulary in a text, BPE any that its merges make, control tokens too."""
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {self._hidden(piece): index for piece, index in model["vocab"].items()}
+        else:
+            model["vocab"] = [[self._hidden(piece), score] for piece, score in model["vocab"]]
+        if "merges" in model:
+            model["merges"] = [pair for pair in model["merges"] if "".join(pair) not in self.names]
+        if model.get("unk_token"):
+            model["unk_token"] = self._hidden(model["unk_token"])
+
+    def _hidden(self, name: str) -> str:
+        return HIDDEN + name if name in self.names else name
+
+
+def any_of(names: frozenset[str] | set[str]) -> re.Pattern[str]:
+    """Matches any of the names, the longest first."""
+    return re.compile("|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name))))

@@ -1,0 +1,89 @@
+"""Which parts of a model train: encoder, connector, lora, llm; and LoRA on the language model alone."""
+
+from collections.abc import Collection, Iterator
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from audiollm.models.configuration import PARTS
+from audiollm.models.modeling import AudioLLMForConditionalGeneration
+
+
+def part_of(name: str) -> str:
+    """The part that a parameter of the model belongs to, by its name."""
+    if ".lora_" in name:
+        return "lora"
+    if name.startswith("model.audio_tower."):
+        return "encoder"
+    if name.startswith("model.connector."):
+        return "connector"
+    return "llm"
+
+
+def named_parameters_of(model: nn.Module, part: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of one part."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if part_of(name) == part)
+
+
+def select_trainable(model: AudioLLMForConditionalGeneration, parts: Collection[str]) -> dict[str, int]:
+    """Let these parts train and freeze the rest; returns the number of trainable parameters by part.
+
+    ValueError for an unknown part, or one that the model does not have (LoRA that was never added).
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise ValueError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
+    positions = "model.audio_tower.embed_positions.weight"  # a fixed sinusoid, in every Whisper
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in parts and name != positions)
+    counts = {part: sum(p.numel() for _, p in named_parameters_of(model, part) if p.requires_grad) for part in parts}
+    for part, count in counts.items():
+        if count == 0:
+            raise ValueError(f"train: {part} has no parameters here" + ("; add a `lora:` block" if part == "lora" else ""))
+    model.train(model.training)
+    return counts
+
+
+def add_lora(
+    model: AudioLLMForConditionalGeneration,
+    *,
+    r: int,
+    alpha: float,
+    dropout: float = 0.0,
+    target_modules: str | list[str] = "all-linear",
+) -> LoraConfig:
+    """Add LoRA to the language model alone; ValueError if it has one, or no module matches the targets."""
+    if has_lora(model):
+        raise ValueError("the language model has LoRA already; merge it first")
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, bias="none")
+    attach_lora(model, config)
+    return config
+
+
+def attach_lora(model: AudioLLMForConditionalGeneration, config: LoraConfig) -> None:
+    """Inject LoRA layers as the config says; the base weights stay where they are."""
+    language_model = model.model.language_model
+    try:
+        inject_adapter_in_model(config, language_model)
+    except ValueError as error:
+        linear = sorted({name.rsplit(".", 1)[-1] for name, m in language_model.named_modules() if isinstance(m, nn.Linear)})
+        raise ValueError(
+            f"lora.target_modules={config.target_modules!r} matches nothing in the language model; "
+            f"its linear layers are: {', '.join(linear)}"
+        ) from error
+    model.lora_config = config
+
+
+def has_lora(model: AudioLLMForConditionalGeneration) -> bool:
+    """Whether LoRA layers are attached."""
+    return any(isinstance(module, LoraLayer) for module in model.modules())
+
+
+def merge_lora(model: AudioLLMForConditionalGeneration) -> None:
+    """Add each LoRA product to its base weight and take the LoRA layers out."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            model.set_submodule(name, module.get_base_layer())
+    model.lora_config = None

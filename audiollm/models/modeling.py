@@ -1,0 +1,213 @@
+"""The audio language model: embed the text, encode the audio, connect, splice, decode.
+
+Not here: building from parts (parts.py), what trains (freezing.py), what is on disk (checkpoint.py).
+Shapes: B rows, S tokens, D width, V vocabulary, N clips, L samples, M audio vectors, K supervised tokens.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+
+from audiollm.models.attention import branch_mask
+from audiollm.models.configuration import AudioLLMConfig
+from audiollm.models.connectors import build_connector
+from audiollm.models.encoders import encoder_class
+from audiollm.models.splice import splice
+
+IGNORE_INDEX = -100
+
+
+class AudioLLMPreTrainedModel(PreTrainedModel):
+    """What the two classes below share."""
+
+    config_class = AudioLLMConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("audio", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+
+class AudioLLMModel(AudioLLMPreTrainedModel):
+    """Encoder, connector and language model, without the vocabulary projection."""
+
+    def __init__(self, config: AudioLLMConfig) -> None:
+        super().__init__(config)
+        encoder = encoder_class(config.audio_config.model_type)
+        self.audio_tower = encoder(config.audio_config)
+        self.connector = build_connector(
+            config.connector_config,
+            dim_in=encoder.width(config.audio_config.to_dict()),
+            dim_out=config.text_config.hidden_size,
+            frame_rate_hz=encoder.frame_rate_hz,
+        )
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text embeddings of the language model."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the text embeddings."""
+        self.language_model.set_input_embeddings(value)
+
+    def train(self, mode: bool = True) -> "AudioLLMModel":
+        """Training mode for the parts that train; a frozen part stays in evaluation mode."""
+        super().train(mode)
+        for part in (self.audio_tower, self.connector, self.language_model):
+            if not is_trainable(part):
+                part.eval()
+        return self
+
+    def get_audio_frames(self, input_values: Tensor, input_values_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder output [N, T, C] and its mask; no graph is kept for a frozen encoder."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(self.audio_tower)):
+            return self.audio_tower(input_values, input_values_mask)
+
+    def get_audio_features(self, input_values: Tensor, input_values_mask: Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        """All clips' vectors for the language model, one after another: `pooler_output` [M, D]."""
+        frames_NTC, mask_NT = self.get_audio_frames(input_values, input_values_mask)
+        vectors_NKD, mask_NK = self.connector(frames_NTC.to(self.connector.output.weight.dtype), mask_NT)
+        return BaseModelOutputWithPooling(last_hidden_state=frames_NTC, pooler_output=vectors_NKD[mask_NK])
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        input_values: Tensor | None = None,
+        input_values_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        branch_ids: Tensor | None = None,
+        clip_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states [B, S, D]; with `branch_ids` the sequences are packed trunks and branches."""
+        if inputs_embeds is None:
+            inputs_embeds = self.embed(input_ids, input_values, input_values_mask)
+        mask: Any = attention_mask
+        if branch_ids is not None:
+            mask = branch_mask(
+                self.language_model.config, clip_ids, branch_ids, position_ids, inputs_embeds.dtype
+            )
+            kwargs["use_cache"] = False
+        return self.language_model(
+            inputs_embeds=inputs_embeds, attention_mask=mask, position_ids=position_ids, **kwargs
+        )
+
+    def embed(self, input_ids_BS: Tensor, input_values: Tensor | None, input_values_mask: Tensor | None) -> Tensor:
+        """Text embeddings [B, S, D] with the audio vectors in the places of the placeholders."""
+        is_audio_BS = input_ids_BS == self.config.audio_token_id
+        text_BSD = self.get_input_embeddings()(input_ids_BS.masked_fill(is_audio_BS, 0))
+        if input_values is None:
+            if is_audio_BS.any():
+                raise ValueError("prompt has audio placeholders but no input_values; pass what the processor returned")
+            return text_BSD + self.silence() if self.every_rank_must_listen() else text_BSD
+        audio_MD = self.get_audio_features(input_values, input_values_mask).pooler_output
+        return splice(text_BSD, is_audio_BS, audio_MD)
+
+    def every_rank_must_listen(self) -> bool:
+        """In distributed training all ranks run the same modules, or their collectives do not match."""
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return self.training and distributed and (is_trainable(self.audio_tower) or is_trainable(self.connector))
+
+    def silence(self) -> Tensor:
+        """Encoder and connector once on 0.1 s of silence, with weight zero."""
+        waves = torch.zeros(1, self.config.sampling_rate // 10, device=self.device)
+        return self.get_audio_features(waves, waves == 0).pooler_output.sum() * 0.0
+
+
+class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin):
+    """An audio language model that answers: `generate` works as for any model of the library."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: AudioLLMConfig) -> None:
+        super().__init__(config)
+        self.model = AudioLLMModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    @classmethod
+    def from_parts(cls, **parts: Any) -> "AudioLLMForConditionalGeneration":
+        """A model from an encoder, a connector and a language model by name; see `parts.build`."""
+        from audiollm.models.parts import build  # parts builds this class
+
+        return build(**parts).model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a complete folder as the library does, or a small checkpoint on top of its named bases."""
+        from audiollm.models.checkpoint import is_small_checkpoint, load_small_checkpoint
+
+        if is_small_checkpoint(pretrained_model_name_or_path):
+            return load_small_checkpoint(pretrained_model_name_or_path, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def get_audio_features(self, input_values: Tensor, input_values_mask: Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        """All clips' vectors for the language model: `pooler_output` [M, D]."""
+        return self.model.get_audio_features(input_values, input_values_mask)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        input_values: Tensor | None = None,
+        input_values_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, S, V] without labels; with labels the loss alone, projected at supervised positions only.
+
+        `shift_labels` [B, S] holds the token that each position predicts; `labels` [B, S] is the library's usual form.
+        The loss is the sum over supervised tokens divided by `num_items_in_batch` (default: the batch's own number).
+        """
+        if labels is not None and shift_labels is None:
+            shift_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        outputs = self.model(input_ids, input_values, input_values_mask, **kwargs)
+        hidden_BSD = outputs.last_hidden_state
+        if shift_labels is not None:
+            loss = self.loss(hidden_BSD, shift_labels, num_items_in_batch)
+            return CausalLMOutputWithPast(loss=loss)
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.project(hidden_BSD[:, keep])
+        return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.past_key_values)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits [..., V], scaled and capped as the language model's own head does."""
+        config = self.config.text_config
+        logits = self.lm_head(hidden)
+        if scaling := getattr(config, "logits_scaling", None):  # Granite
+            logits = logits / scaling
+        if scale := getattr(config, "logit_scale", None):  # Cohere
+            logits = logits * scale
+        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+    def loss(self, hidden_BSD: Tensor, shift_labels_BS: Tensor, num_items: Tensor | int | None) -> Tensor:
+        """Cross-entropy in nats: the sum over supervised tokens divided by their number in the whole step."""
+        supervised_BS = shift_labels_BS != IGNORE_INDEX
+        logits_KV = self.project(hidden_BSD[supervised_BS]).float()
+        total = F.cross_entropy(logits_KV, shift_labels_BS[supervised_BS], reduction="sum")
+        return total / (supervised_BS.sum().clamp(min=1) if num_items is None else num_items)
+
+
+def is_trainable(module: nn.Module) -> bool:
+    """Whether any parameter of the module takes a gradient."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+AutoConfig.register(AudioLLMConfig.model_type, AudioLLMConfig)
+AutoModel.register(AudioLLMConfig, AudioLLMModel)
+AutoModelForMultimodalLM.register(AudioLLMConfig, AudioLLMForConditionalGeneration)

@@ -1,0 +1,51 @@
+"""What every objective is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
+
+from audiollm.conversation import AudioPart
+from audiollm.models.settings import Settings
+
+
+class ObjectiveSettings(Settings):
+    """What an objective's block in a recipe may say; a bare number is its weight."""
+
+    weight: NonNegativeFloat = 1.0
+    """Factor of this loss in the sum of the stage."""
+
+
+@dataclass
+class Heard:
+    """What the model made of a batch, computed once and only as far as the objectives ask for it."""
+
+    model: nn.Module  # AudioLLMForConditionalGeneration
+    frames_NTC: Tensor | None = None  # encoder output
+    mask_NT: Tensor | None = None
+
+
+class Objective(nn.Module):
+    """A loss over a batch: a sum, and the number of items that it is a sum over."""
+
+    Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
+    needs_text: ClassVar[bool] = False  # rendered conversations
+    needs_frames: ClassVar[bool] = False  # the encoder's output
+
+    def __init__(self, settings: Any, *, model: Any, processor: Any) -> None:
+        super().__init__()
+        self.weight = settings.weight
+
+    def targets(self, clips: Sequence[AudioPart]) -> dict[str, Tensor]:
+        """Tensors that this objective needs in the batch, from what is known about its clips."""
+        return {}
+
+    def count(self, batch: Mapping[str, Any]) -> int:
+        """Items of this objective in a batch."""
+        raise NotImplementedError
+
+    def forward(self, heard: Heard, batch: Mapping[str, Any], num_items: Tensor) -> Tensor:
+        """The sum of the loss over the batch divided by `num_items`, the count over the whole step."""
+        raise NotImplementedError

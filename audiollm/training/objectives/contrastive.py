@@ -1,0 +1,83 @@
+"""Symmetric InfoNCE between a clip's pooled sound and its pooled words, with a learned temperature.
+
+The words are the clip's `description` or `transcript`, as the mean of the language model's text embeddings; each side has
+a linear head. It depends on the batch by nature: every other clip of the micro-batch is a negative.
+Shapes: N clips, T frames, C encoder width, U tokens, D language model width, E shared width.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from audiollm.conversation import AudioPart
+from audiollm.training.objectives.base import Heard, Objective, ObjectiveSettings
+from audiollm.training.objectives.ctc import width_of
+
+
+class ContrastiveSettings(ObjectiveSettings):
+    """The shared space of sound and words."""
+
+    target: Literal["description", "transcript"] = "description"
+    """Field of the audio part that is brought near to its sound."""
+    width: PositiveInt = 128
+    """Width of the shared space."""
+    temperature: PositiveFloat = 0.07
+    """Where the learned temperature starts."""
+
+
+class Contrastive(Objective):
+    """Each clip finds its words among the batch's, and each text its clip; clips with the same words are no negatives."""
+
+    Settings = ContrastiveSettings
+    needs_frames = True
+
+    def __init__(self, settings: ContrastiveSettings, *, model: Any, processor: Any) -> None:
+        super().__init__(settings, model=model, processor=processor)
+        self.target = settings.target
+        self.tokenizer = processor.tokenizer
+        self.audio_head = nn.Linear(width_of(model), settings.width)
+        self.text_head = nn.Linear(model.config.text_config.hidden_size, settings.width)
+        self.log_scale = nn.Parameter(torch.tensor(1.0 / settings.temperature).log())
+
+    def targets(self, clips: Sequence[AudioPart]) -> dict[str, Tensor]:
+        """`contrastive_ids` [N, U], -1 after the end (a clip without words has none)."""
+        texts = [getattr(clip, self.target) or "" for clip in clips]
+        ids = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        padded = torch.full((len(ids), max(1, *map(len, ids)) if ids else 1), -1)
+        for number, tokens in enumerate(ids):
+            padded[number, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+        return {"contrastive_ids": padded}
+
+    def count(self, batch: Mapping[str, Any]) -> int:
+        """Clips with words."""
+        return int((batch["contrastive_ids"][:, 0] >= 0).sum())
+
+    def forward(self, heard: Heard, batch: Mapping[str, Any], num_items: Tensor) -> Tensor:
+        """Nats a clip, the mean of both directions."""
+        ids_NU = batch["contrastive_ids"]
+        told_N = ids_NU[:, 0] >= 0
+        audio_NE = self.pool_audio(heard.frames_NTC[told_N], heard.mask_NT[told_N])
+        text_NE = self.pool_text(heard.model, ids_NU[told_N])
+        logits_NN = self.log_scale.clamp(max=4.6).exp() * audio_NE @ text_NE.T
+        same_NN = (ids_NU[told_N][:, None] == ids_NU[told_N][None]).all(-1)
+        twins_NN = same_NN & ~torch.eye(len(same_NN), dtype=torch.bool, device=same_NN.device)
+        logits_NN = logits_NN.masked_fill(twins_NN, torch.finfo(logits_NN.dtype).min)
+        itself_N = torch.arange(len(logits_NN), device=logits_NN.device)
+        both = [F.cross_entropy(side, itself_N, reduction="sum") for side in (logits_NN, logits_NN.T)]
+        return (both[0] + both[1]) / 2 / num_items
+
+    def pool_audio(self, frames_NTC: Tensor, mask_NT: Tensor) -> Tensor:
+        """Mean over a clip's frames, projected, of length one: [N, E]."""
+        mean_NC = (frames_NTC.float() * mask_NT[..., None]).sum(1) / mask_NT.sum(1, keepdim=True)
+        return F.normalize(self.audio_head(mean_NC), dim=-1)
+
+    def pool_text(self, model: Any, ids_NU: Tensor) -> Tensor:
+        """Mean over a text's embeddings, projected, of length one: [N, E]."""
+        known_NU = ids_NU >= 0
+        embeds_NUD = model.get_input_embeddings()(ids_NU.clamp(min=0)).detach().float()
+        mean_ND = (embeds_NUD * known_NU[..., None]).sum(1) / known_NU.sum(1, keepdim=True)
+        return F.normalize(self.text_head(mean_ND), dim=-1)

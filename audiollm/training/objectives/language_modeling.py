@@ -1,0 +1,29 @@
+"""Next-token prediction of the assistant's words; the loss itself is the model's own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from audiollm.models.modeling import IGNORE_INDEX
+from audiollm.training.objectives.base import Heard, Objective
+
+ARGUMENTS = (
+    "input_ids", "position_ids", "branch_ids", "clip_ids", "attention_mask", "shift_labels",
+    "input_values", "input_values_mask",
+)  # fmt: skip
+
+
+class LanguageModeling(Objective):
+    """Cross-entropy over supervised tokens."""
+
+    needs_text = True
+
+    def count(self, batch: Mapping[str, Any]) -> int:
+        """Supervised tokens."""
+        return int((batch["shift_labels"] != IGNORE_INDEX).sum())
+
+    def forward(self, heard: Heard, batch: Mapping[str, Any], num_items: Tensor) -> Tensor:
+        """Nats a supervised token."""
+        arguments = {name: batch[name] for name in ARGUMENTS if name in batch}
+        return heard.model(**arguments, num_items_in_batch=num_items).loss

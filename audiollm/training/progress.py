@@ -1,0 +1,63 @@
+"""What a person sees while a stage trains: one bar, and a line of figures whenever the trainer logs.
+
+On a terminal the bar is redrawn in place; elsewhere (a file, CI) there is one line for each log entry.
+"""
+
+import sys
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+SHOWN = {
+    "loss": "loss {:.3f}",
+    "eval_loss": "validation {:.3f}",
+    "learning_rate": "lr {:.1e}",
+    "tokens_per_second": "{:,.0f} tok/s",
+    "audio_seconds_per_second": "{:,.0f} s audio/s",
+    "padding_share": "padding {:.0%}",
+}
+
+
+class StageProgress(TrainerCallback):
+    """A progress bar with loss, learning rate and throughput; names broken clips as soon as they are met."""
+
+    def __init__(self, stage: str, trainer: Any) -> None:
+        self.stage = stage
+        self.trainer = trainer
+        self.bar: Any = None
+        self.told = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Open the bar, at the step where a resumed stage goes on."""
+        if state.is_world_process_zero:
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc=self.stage, disable=not sys.stderr.isatty()
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """One step on."""
+        if self.bar is not None:
+            self.bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Show the figures of this line."""
+        if self.bar is None or not logs:
+            return
+        line = "  ".join(form.format(logs[name]) for name, form in SHOWN.items() if name in logs)
+        if self.bar.disable:
+            if line:
+                print(f"  {self.stage} {state.global_step}/{state.max_steps}  {line}", flush=True)
+        else:
+            self.bar.set_postfix_str(line)
+        problems = self.trainer.throughput.problems
+        for problem in problems[self.told :][:5]:
+            self.bar.write(f"left out: {problem}")
+        self.told = len(problems)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the bar; count what was left out."""
+        if self.bar is not None:
+            self.bar.close()
+            if self.trainer.throughput.problems:
+                print(f"stage {self.stage}: {len(self.trainer.throughput.problems)} broken clips gave no loss")

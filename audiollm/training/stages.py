@@ -1,0 +1,349 @@
+"""Runs the stages of a recipe in order, each from the one before; a finished one is skipped, an interrupted one goes on.
+
+ runs/NAME/STAGE/                        the stage's checkpoint, written when the stage is done
+ runs/NAME/unfinished/STAGE/             its resume points, removed when it is done
+ runs/NAME/logs/STAGE/                   TensorBoard
+ runs/NAME/run.json                      which stages are done, with their settings, seconds and learning curves
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from audiollm.conversation import Row
+from audiollm.data.collate import Collator
+from audiollm.data.dataset import Recordings, with_sound
+from audiollm.data.sources import Problems, load_rows
+from audiollm.models.checkpoint import save_checkpoint
+from audiollm.models.freezing import add_lora, has_lora, select_trainable
+from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.parts import Built, build, match_connector_scale
+from audiollm.models.processing import AudioLLMProcessor
+from audiollm.models.tokenizer import train_tokenizer
+from audiollm.recipe import Recipe, StageSettings
+from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
+from audiollm.training.progress import StageProgress
+from audiollm.training.stage_model import StageModel
+from audiollm.training.trainer import StageTrainer
+
+Sampler = Callable[[Any, Any, list[Row]], None]
+"""Shows some answers of a model: (model, processor, rows); handed in by the command line."""
+
+
+@dataclass
+class RunFolder:
+    """The folder of a run: where its stages are, and what is known about those that are done."""
+
+    path: Path
+    stages: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """The folder as it stands; a new one is empty."""
+        file = Path(path) / "run.json"
+        return cls(Path(path), json.loads(file.read_text())["stages"] if file.is_file() else {})
+
+    def finish(self, stage: str, record: Mapping[str, Any]) -> None:
+        """Note a stage as done."""
+        self.stages[stage] = dict(record)
+        partial = self.path / "run.json.partial"
+        partial.write_text(json.dumps({"stages": self.stages}, indent=1) + "\n")
+        partial.rename(self.path / "run.json")
+
+    def is_finished(self, stage: str, settings: Mapping[str, Any]) -> bool:
+        """Whether a stage is done; ValueError if it was done with other settings than are asked for now."""
+        if stage not in self.stages or not (self.path / stage).is_dir():
+            return False
+        before, now = flatten(self.stages[stage]["settings"]), flatten(settings)
+        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        if changed:
+            key = changed[0]
+            raise ValueError(
+                f"stage {stage} in {self.path} was done with {key}={before.get(key)}, and now it is {now.get(key)}"
+                f"{f' ({len(changed) - 1} more differ)' if len(changed) > 1 else ''}; "
+                f"use another `output=`, or delete {self.path / stage} to train it again"
+            )
+        return True
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
+    if isinstance(value, Mapping):
+        return {k: v for key, inner in value.items() for k, v in flatten(inner, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): value}
+
+
+def run_recipe(recipe: Recipe, *, stage: str | None = None, deepspeed: str | None = None, sample: Sampler | None = None) -> Path:
+    """Train the stages that are not done (or one of them, by name) and return the last checkpoint's folder.
+
+    ValueError, before any model is loaded, for a missing file, an empty mixture, or a stage that trains nothing.
+    """
+    names = list(recipe.stages)
+    if stage is not None and stage not in names:
+        raise ValueError(f"no stage {stage!r} in {recipe.name}; it has: {', '.join(names)}")
+    run = RunFolder.open(recipe.output)
+    wanted = names if stage is None else [stage]
+    todo = [name for name in wanted if not run.is_finished(name, stage_settings(recipe, name))]
+    data = {name: StageData.load(recipe, recipe.stages[name]) for name in todo}
+    run.path.mkdir(parents=True, exist_ok=True)
+    (run.path / "recipe.yaml").write_text(recipe.to_yaml())
+    built: Built | None = None
+    for name in wanted:
+        if name not in todo:
+            print(f"stage {name}: done already, skipped")
+            continue
+        before = names[: names.index(name)]
+        if built is None:
+            built = start_model(recipe, run, before)
+        train_stage(recipe, name, built, data[name], run, deepspeed=deepspeed, sample=sample)
+    return run.path / wanted[-1]
+
+
+def stage_settings(recipe: Recipe, name: str) -> dict[str, Any]:
+    """Everything that a stage's result depends on, as plain JSON."""
+    whole = recipe.model_dump(mode="json")
+    return {"seed": whole["seed"], "model": whole["model"], "stage": whole["stages"][name]}
+
+
+def start_model(recipe: Recipe, run: RunFolder, before: list[str]) -> Built:
+    """The model that a stage starts from: the stage before it, a given checkpoint, or new parts."""
+    done = [name for name in before if name in run.stages]
+    if before and not done[-1:] == before[-1:]:
+        raise ValueError(f"stage {before[-1]} comes first and is not done in {run.path}; run it, or drop --stage")
+    if before:
+        return load_built(run.path / before[-1])
+    if recipe.model.checkpoint:
+        return load_built(recipe.model.checkpoint)
+    return build_parts(recipe)
+
+
+def load_built(folder: str | Path) -> Built:
+    """A checkpoint's model and processor, in the type in which it was saved."""
+    model = AudioLLMForConditionalGeneration.from_pretrained(str(folder))
+    return Built(model, AudioLLMProcessor.from_pretrained(str(folder)))
+
+
+def build_parts(recipe: Recipe) -> Built:
+    """New parts as the recipe's `model:` block says, the same for the same seed."""
+    set_seed(recipe.seed)
+    block = recipe.model
+    tokenizer = None
+    if block.llm.tokenizer is not None:
+        rows = load_rows(block.llm.tokenizer.train_on)
+        texts = (message.text for row in rows for message in row.messages)
+        tokenizer = train_tokenizer(texts, block.llm.tokenizer.vocab_size)
+    return build(
+        encoder=block.encoder.model_dump(exclude_none=True),
+        connector=dict(block.connector),
+        llm=block.llm.model_dump(exclude_none=True),
+        tokenizer=tokenizer,
+        chat_template_kwargs=block.chat_template_kwargs,
+    )
+
+
+@dataclass
+class StageData:
+    """The rows of a stage."""
+
+    train: list[Row]
+    counts: list[tuple[int, float]]  # (rows, weight) of each source
+    validation: list[Row]
+    problems: Problems
+
+    @classmethod
+    def load(cls, recipe: Recipe, stage: StageSettings) -> "StageData":
+        """Read and check the rows; ValueError if nothing is left to train on."""
+        problems = Problems()
+        parts = [source_rows(source, problems) for source in stage.data.train]
+        validation = [row for source in stage.data.validation for row in source_rows(source, problems)]
+        for source, rows in zip(stage.data.train, parts, strict=True):
+            if not rows:
+                tasks = f" of tasks {', '.join(source.tasks)}" if source.tasks else ""
+                raise ValueError(f"{source.path} has no rows{tasks} to train on; {problems.summary()}")
+        if problems.count:
+            print(problems.summary())
+        counts = [(len(rows), source.weight) for source, rows in zip(stage.data.train, parts, strict=True)]
+        return cls([row for rows in parts for row in rows], counts, validation, problems)
+
+
+def source_rows(source: Any, problems: Problems) -> list[Row]:
+    """The rows of one source of a mixture, with its tasks, its limit, and its sound as asked for."""
+    rows = load_rows(source.path, format=source.format, problems=problems)
+    if source.tasks is not None:
+        rows = [row for row in rows if row.task in source.tasks]
+    return with_sound(rows[: source.limit], source.audio)
+
+
+def train_stage(
+    recipe: Recipe, name: str, built: Built, data: StageData, run: RunFolder, *, deepspeed: str | None, sample: Sampler | None
+) -> None:
+    """Train one stage from where its last resume point stands, and write its checkpoint."""
+    stage = recipe.stages[name]
+    started = time.perf_counter()
+    set_seed(recipe.seed)
+    trainable = prepare_model(built, stage)
+    objectives = build_objectives(stage, built)
+    work = run.path / "unfinished" / name
+    for half_written in work.glob("*.partial"):
+        shutil.rmtree(half_written)
+    trainer = build_trainer(recipe, name, built, objectives, data, work, run.path / "logs" / name, deepspeed)
+    describe(name, trainable, trainer)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
+    built.model.trained_parts = trainer.trained
+    built.model.eval()
+    if trainer.args.should_save:
+        save_checkpoint(built.model, built.processor, run.path / name, trained=trainer.trained)
+        run.finish(name, record_of(recipe, name, trainer, time.perf_counter() - started))
+        shutil.rmtree(work, ignore_errors=True)
+        if sample is not None and data.validation and "language_modeling" in objectives:
+            sample(built.model, built.processor, data.validation)
+
+
+def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
+    """LoRA where the stage wants it, the parts that train, and a connector that is as loud as text; trainable counts."""
+    model = built.model
+    if stage.adapters is not None and not has_lora(model):
+        add_lora(model, **stage.adapters.model_dump())
+    if "connector" in stage.train and "connector" not in getattr(model, "trained_parts", set()):
+        match_connector_scale(model)
+    return select_trainable(model, list(stage.train))
+
+
+def build_objectives(stage: StageSettings, built: Built) -> dict[str, Objective]:
+    """The stage's objectives by name."""
+    return {
+        name: build_objective(name, block.model_dump(), model=built.model, processor=built.processor)
+        for name, block in stage.objectives.items()
+    }
+
+
+def build_trainer(
+    recipe: Recipe,
+    name: str,
+    built: Built,
+    objectives: dict[str, Objective],
+    data: StageData,
+    work: Path,
+    logs: Path,
+    deepspeed: str | None,
+) -> StageTrainer:
+    """The trainer of a stage."""
+    stage = recipe.stages[name]
+    with_text = any(objective.needs_text for objective in objectives.values())
+
+    def recordings(rows: list[Row]) -> Recordings:
+        return Recordings(
+            rows,
+            built.processor,
+            seed=recipe.seed,
+            questions_per_clip=stage.data.questions_per_clip,
+            supervise=stage.data.supervise,
+            with_text=with_text,
+        )
+
+    train = recordings(data.train)
+    collator = Collator(
+        built.processor.tokenizer.pad_token_id or 0,
+        pack_tokens=stage.data.pack_tokens,
+        targets=[objective.targets for objective in objectives.values()],
+    )
+    trainer = StageTrainer(
+        model=StageModel(built.model, objectives),
+        processor=built.processor,
+        recordings=train,
+        sources=count_groups(train, data.counts),
+        validation={task: recordings(rows) for task, rows in by_task(data.validation, with_text).items()},
+        collator=collator,
+        learning_rates=stage.learning_rates,
+        trained=set(getattr(built.model, "trained_parts", set())) | (set(stage.train) - {"lora"}),
+        args=training_arguments(recipe, stage, work, logs, bool(data.validation), deepspeed),
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(StageProgress(name, trainer))
+    return trainer
+
+
+def count_groups(recordings: Recordings, counts: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """(recordings, weight) of each source, from (rows, weight): a recording belongs to the source of its first row."""
+    if len(counts) == 1:
+        return [(len(recordings), counts[0][1])]
+    ends, total = [], 0
+    for rows, _ in counts:
+        total += rows
+        ends.append(total)
+    found = [0] * len(counts)
+    position = {id(row): number for number, row in enumerate(recordings.rows)}
+    for group in recordings.groups:
+        first = position[id(group[0])]
+        found[next(i for i, end in enumerate(ends) if first < end)] += 1
+    return [(number, weight) for number, (_, weight) in zip(found, counts, strict=True)]
+
+
+def by_task(rows: list[Row], with_text: bool) -> dict[str, list[Row]]:
+    """Validation rows by task; in one set where no text is generated."""
+    if not with_text:
+        return {"all": rows} if rows else {}
+    tasks: dict[str, list[Row]] = {}
+    for row in rows:
+        tasks.setdefault(row.task or "all", []).append(row)
+    return tasks
+
+
+def training_arguments(
+    recipe: Recipe, stage: StageSettings, work: Path, logs: Path, validates: bool, deepspeed: str | None
+) -> TrainingArguments:
+    """The library's arguments: the recipe's keys, and ours on top."""
+    given = dict(stage.trainer)
+    ours: dict[str, Any] = {
+        "output_dir": str(work),
+        "seed": recipe.seed,
+        "remove_unused_columns": False,
+        "deepspeed": deepspeed,
+        "disable_tqdm": True,
+    }
+    defaults: dict[str, Any] = {
+        "report_to": ["tensorboard"],
+        "save_total_limit": 2,
+        "logging_steps": 20,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "logging_nan_inf_filter": False,
+    }
+    if validates:
+        defaults["eval_strategy"] = given.get("eval_strategy", "steps")
+        defaults["eval_steps"] = given.get("eval_steps", given.get("save_steps", 500))
+        defaults["save_steps"] = defaults["eval_steps"]
+        ours |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
+    return TrainingArguments(**{**defaults, **given, **ours})
+
+
+def describe(name: str, trainable: Mapping[str, int], trainer: StageTrainer) -> None:
+    """One line that says what a stage does."""
+    parts = ", ".join(f"{part} {count:,}" for part, count in trainable.items())
+    objectives = ", ".join(trainer.accelerator.unwrap_model(trainer.model).objectives)
+    print(f"stage {name}: trains {parts} parameters by {objectives}; {len(trainer.recordings):,} recordings")
+
+
+def record_of(recipe: Recipe, name: str, trainer: StageTrainer, seconds: float) -> dict[str, Any]:
+    """What run.json keeps of a stage."""
+    history = trainer.state.log_history
+    return {
+        "settings": stage_settings(recipe, name),
+        "seconds": round(seconds, 1),
+        "steps": trainer.state.global_step,
+        "loss": [(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
+        "validation": [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry],
+        "problems": trainer.throughput.problems,
+    }

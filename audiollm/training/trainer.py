@@ -1,0 +1,237 @@
+"""A thin subclass of transformers' Trainer: we own the data loader, the loss, validation, and what is saved.
+
+Everything else (schedules, precision, DeepSpeed, trackers, signals) is the Trainer's.
+"""
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import rotate_checkpoints
+
+from audiollm.data.collate import Collator
+from audiollm.data.dataset import Recordings
+from audiollm.data.sampling import BatchSampler
+from audiollm.models.checkpoint import MANIFEST, load_tensors, write_checkpoint
+from audiollm.models.freezing import part_of
+from audiollm.training.stage_model import StageModel
+from audiollm.training.throughput import Throughput
+
+HEADS = "objectives.safetensors"
+
+
+class StageTrainer(Trainer):
+    """Trains the parts of one stage over recordings."""
+
+    def __init__(
+        self,
+        *,
+        model: StageModel,
+        processor: Any,
+        recordings: Recordings,
+        sources: list[tuple[int, float]],
+        validation: Mapping[str, Recordings],
+        collator: Collator,
+        learning_rates: Mapping[str, float],
+        trained: set[str],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, train_dataset=recordings, data_collator=collator, **kwargs)
+        self.processor = processor
+        self.recordings = recordings
+        self.sources = sources
+        self.validation = validation
+        self.learning_rates = learning_rates
+        self.trained = trained
+        self.throughput = Throughput(processor.sampling_rate)
+        self.values: dict[str, Any] = defaultdict(float)
+        self.loss_is_scaled_for_ga = True  # the objectives divide by the count of the whole step
+
+    # data
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of recordings for this rank, in an order that the seed and the epoch determine."""
+        sampler = BatchSampler(
+            [self.recordings.seconds(number) for number in range(len(self.recordings))],
+            self.args.train_batch_size,
+            seed=self.args.seed,
+            sources=self.sources,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
+        )
+        return self.loader(self.recordings, sampler)
+
+    def loader(self, recordings: Recordings, sampler: BatchSampler) -> DataLoader:
+        """A data loader over batches of keys."""
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            recordings,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            prefetch_factor=(self.args.dataloader_prefetch_factor or 2) if workers else None,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+        )
+
+    # loss
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
+        """The micro-batches of one step, and each objective's count over all of them and all ranks: [K] float."""
+        batches = [batch for batch, _ in zip(epoch_iterator, range(num_batches), strict=False)]
+        return batches, self.count_items(batches, device)
+
+    def count_items(self, batches: list[Any], device: torch.device) -> Tensor:
+        """Each objective's items [K] over the micro-batches of all ranks."""
+        self.throughput.add(batches)
+        model = self.accelerator.unwrap_model(self.model)
+        counts = torch.stack([model.counts(batch) for batch in batches]).sum(0).to(device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.gather(counts[None]).sum(0)
+        return counts
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The stage's loss; ranks average gradients, so each rank's share is multiplied by their number."""
+        loss, values = model(batch=inputs, num_items=num_items_in_batch)
+        for name, value in values.items():
+            self.values[name] = self.values[name] + value
+        return loss * self.args.world_size
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """One group of parameters for each part and for the objectives' heads, each with its learning rate."""
+        if self.optimizer is None:
+            cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = cls(self.parameter_groups(model or self.model), **kwargs)
+        return self.optimizer
+
+    def parameter_groups(self, model: Any) -> list[dict[str, Any]]:
+        """Trainable parameters by part, with and without weight decay; a group's `part` names it in the log."""
+        decayed = set(self.get_decay_parameter_names(model))
+        groups: dict[tuple[str, bool], list[Any]] = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                inner = name.partition("model.")[2]
+                part = "heads" if name.startswith("objectives.") else part_of(inner)
+                groups[part, name in decayed].append(parameter)
+        return [
+            {
+                "params": parameters,
+                "part": part,
+                "lr": self.learning_rates.get(part, self.args.learning_rate),
+                "weight_decay": self.args.weight_decay if decays else 0.0,
+            }
+            for (part, decays), parameters in groups.items()
+        ]
+
+    # logging and validation
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds each objective's loss, each part's learning rate, and the throughput since the last line."""
+        if "loss" in logs:
+            steps = max(1, self.state.global_step - self.throughput.step)
+            if len(self.values) > 1:
+                logs |= {name: round(float(value) / steps, 5) for name, value in self.values.items()}
+            self.values.clear()
+            for group in self.optimizer.param_groups:
+                logs[f"lr_{group['part']}"] = group["lr"]
+            logs |= self.throughput.take(self.state.global_step)
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Validation loss by task and over all: nats an item, on every rank the same rows."""
+        self.model.eval()
+        sums, counts = torch.zeros(2, dtype=torch.float64)
+        metrics = {}
+        for task, recordings in self.validation.items():
+            total, items = self.validate(recordings)
+            metrics[f"{metric_key_prefix}_{task}_loss"] = total / max(items, 1.0)
+            sums, counts = sums + total, counts + items
+        metrics[f"{metric_key_prefix}_loss"] = float(sums / counts.clamp(min=1))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def validate(self, recordings: Recordings) -> tuple[float, float]:
+        """The weighted loss summed over a validation set, and its items."""
+        lengths = [recordings.seconds(number) for number in range(len(recordings))]
+        sampler = BatchSampler(lengths, self.args.per_device_eval_batch_size, shuffle=False)
+        model = self.accelerator.unwrap_model(self.model)
+        total = items = 0.0
+        for batch in self.loader(recordings, sampler):
+            counts = model.counts(batch)
+            loss, _ = model(batch=self._prepare_inputs(batch), num_items=counts.to(self.args.device))
+            total += float(loss) * float(counts[0])
+            items += float(counts[0])
+        return total, items
+
+    # checkpoints
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Everything that an exact resume needs, under a temporary name that is renamed when it is whole."""
+        target = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        partial = target.with_name(target.name + ".partial")
+        if self.args.should_save:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.save_model(str(partial), _internal_call=True)
+        self._save_optimizer_and_scheduler(str(partial))
+        self._save_scaler(str(partial))
+        self._save_rng_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            if self.state.best_global_step == self.state.global_step:
+                self.state.best_model_checkpoint = str(target)
+            self.save_state_of(partial)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            rotate_checkpoints(
+                output_dir=self.args.output_dir,
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=False,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def save_state_of(self, folder: Path) -> None:
+        """The trainer's own state: step, log history, callbacks."""
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """A small checkpoint of the model and the objectives' heads; no pickled arguments."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        stage = self.accelerator.unwrap_model(self.model)
+        write_checkpoint(stage.model, self.processor, folder, trained=self.trained)
+        heads = {name: tensor.detach().cpu().contiguous() for name, tensor in stage.objectives.state_dict().items()}
+        if heads:
+            save_file(heads, folder / HEADS, metadata={"format": "pt"})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Fill the stage's model from a checkpoint that this stage wrote."""
+        folder = Path(resume_from_checkpoint)
+        stage = self.accelerator.unwrap_model(self.model)
+        load_tensors(stage.model, folder, json.loads((folder / MANIFEST).read_text())["stored_parts"])
+        if (folder / HEADS).is_file():
+            stage.objectives.load_state_dict(load_file(folder / HEADS))
+
+    def _load_best_model(self) -> None:
+        """The weights of the best validation loss, at the end."""
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
