@@ -297,10 +297,10 @@ class _Reader:
 
     def audio(self, source: Any, where: str) -> AudioSource:
         """A path counted from the folder; bytes out of a `data:` URI or a Hugging Face mapping; else as given."""
+        if isinstance(source, Mapping) and source.get("array") is not None and source.get("sampling_rate"):
+            return np.asarray(source["array"]), int(source["sampling_rate"])
         if isinstance(source, Mapping) and ("bytes" in source or "path" in source):
             source = source.get("path") if source.get("bytes") is None else source["bytes"]
-        if isinstance(source, Mapping) and "array" in source and "sampling_rate" in source:
-            return np.asarray(source["array"], dtype=np.float32), int(source["sampling_rate"])
         if source is None or source == "":
             raise RowError(self.origin, where, "missing; give a path, bytes or a data: URI")
         if isinstance(source, str) and source.startswith("data:"):
@@ -416,7 +416,7 @@ def _audio_to_text(source: AudioSource | None, folder: str | Path | None, origin
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source) if folder is None else _relative(os.fspath(source), folder)
     if isinstance(source, tuple):
-        source = sound.encode(*source)
+        source = sound.encode(sound.load(source, source[1]), source[1])
     if isinstance(source, bytes):
         return "data:application/octet-stream;base64," + base64.b64encode(source).decode()
     raise RowError(
