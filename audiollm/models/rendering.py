@@ -120,11 +120,11 @@ class Renderer:
 
     def _find_turn(self, **template_kwargs: Any) -> Turn:
         question = {"role": "user", "content": "?"}
-        answer = {"role": "assistant", "content": f" {SENTINEL} "}
+        answer = {"role": "assistant", "content": f"\t{SENTINEL}\t"}  # tabs: no template writes them itself
         prompt = self._apply([question], add_generation_prompt=True, **template_kwargs)
         whole = self._apply([question, answer], add_generation_prompt=False, **template_kwargs)
-        strips = f" {SENTINEL} " not in whole
-        before, found, after = whole.partition(SENTINEL if strips else f" {SENTINEL} ")
+        strips = answer["content"] not in whole
+        before, found, after = whole.partition(SENTINEL if strips else answer["content"])
         if not found:
             raise ValueError("the chat template leaves out the assistant's answer, so nothing can be learned with it")
         opening = before.removeprefix(prompt) if before.startswith(prompt) else ""
