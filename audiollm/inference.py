@@ -1,0 +1,344 @@
+"""From a checkpoint to answers: load, generate in batches, stream. Every answer of this package is made here.
+
+Not here: the conversation that a person has with a model (chat/), what an answer is worth (evaluation/).
+Shapes: B prompts of a batch, S prompt tokens, T new tokens.
+"""
+
+import json
+import re
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import TextIteratorStreamer
+from transformers.generation import StoppingCriteria, StoppingCriteriaList
+
+from audiollm.audio import AudioError
+from audiollm.conversation import Message, RowError
+from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.processing import AudioLLMProcessor
+
+Prompt = Sequence[Message]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# The sampling settings of a base model's own generation config would only raise warnings in a greedy search.
+GREEDY = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded; the message says why, and what to give instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said to one prompt, or why it could not be asked."""
+
+    text: str
+    num_new_tokens: int = 0
+    """Tokens that the model wrote, the end of turn not counted."""
+    truncated: bool = False
+    """The model would have gone on: `max_new_tokens` ended the answer."""
+    error: str | None = None
+    """A clip of the prompt could not be read; `text` is empty then."""
+
+
+class Listener:
+    """A model and its processor, ready to answer prompts about sound."""
+
+    def __init__(
+        self, model: AudioLLMForConditionalGeneration, processor: AudioLLMProcessor, *, name: str = "model"
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.name = name
+
+    def answer(
+        self, prompts: Sequence[Prompt], *, batch_size: int = 16, max_new_tokens: int = 256, **generation: Any
+    ) -> Iterator[Answer]:
+        """Answer the prompts, in their order; greedily, unless `generation` (arguments of `generate`) says otherwise.
+
+        A prompt with a clip that cannot be read gets an `Answer` with its `error`, and the others are not disturbed.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; it must be at least 1")
+        if generation.get("num_return_sequences", 1) != 1:
+            raise ValueError("num_return_sequences must be 1: each prompt has one answer; ask twice for two")
+        batches = (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size))
+        for batch, heard in _one_ahead(self._hear, batches):
+            yield from self._answer_batch(batch, heard, max_new_tokens=max_new_tokens, **generation)
+
+    def stream(self, messages: Prompt, *, max_new_tokens: int = 256, **generation: Any) -> Generator[str, None, None]:
+        """The answer to one prompt in pieces, as they are generated; closing the iterator stops the model.
+
+        AudioError if a clip cannot be read. Joined, the pieces are the text of `answer`, white space around it aside.
+        """
+        [waveforms] = self._hear([messages])
+        if isinstance(waveforms, ValueError):
+            raise waveforms
+        inputs = self._collate([(messages, waveforms)])
+        pieces = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stop = _Stop()
+        failures: list[BaseException] = []
+
+        def generate() -> None:
+            try:
+                self._generate(
+                    inputs,
+                    streamer=pieces,
+                    stopping_criteria=StoppingCriteriaList([stop]),
+                    max_new_tokens=max_new_tokens,
+                    **generation,
+                )
+            except BaseException as failure:  # any: it is raised again in the thread of the caller
+                failures.append(failure)
+                pieces.end()
+
+        thread = Thread(target=generate, name="audiollm-stream", daemon=True)
+        thread.start()
+        try:
+            yield from (piece for piece in pieces if piece)
+        finally:
+            stop.requested.set()
+            thread.join()
+        if failures:
+            raise failures[0]
+
+    def _hear(self, prompts: Sequence[Prompt]) -> list[list[np.ndarray] | ValueError]:
+        """The samples of each prompt's clips, or the error of the first that cannot be read; each clip read once."""
+        heard: dict[Hashable, np.ndarray] = {}
+
+        def waveforms(messages: Prompt) -> list[np.ndarray]:
+            clips = [clip for message in messages for clip in message.clips]
+            for clip in clips:
+                if clip.key not in heard:
+                    heard[clip.key] = clip.load(self.processor.sampling_rate)
+            return [heard[clip.key] for clip in clips]
+
+        results: list[list[np.ndarray] | ValueError] = []
+        for messages in prompts:
+            try:
+                results.append(waveforms(messages))
+            except (AudioError, RowError) as error:
+                results.append(error)
+        return results
+
+    def _answer_batch(
+        self,
+        prompts: Sequence[Prompt],
+        heard: Sequence[list[np.ndarray] | ValueError],
+        *,
+        max_new_tokens: int,
+        **generation: Any,
+    ) -> Iterator[Answer]:
+        """One answer a prompt; those that could not be heard do not enter the batch."""
+        ready = [
+            (messages, sound)
+            for messages, sound in zip(prompts, heard, strict=True)
+            if not isinstance(sound, ValueError)
+        ]
+        answers: Iterator[Answer] = iter(())
+        if ready:
+            new_BT = self._generate(self._collate(ready), max_new_tokens=max_new_tokens, **generation)
+            answers = iter([self._read(new_T, max_new_tokens) for new_T in new_BT.tolist()])
+        for sound in heard:
+            yield Answer(text="", error=str(sound)) if isinstance(sound, ValueError) else next(answers)
+
+    def _collate(self, prompts: Sequence[tuple[Prompt, list[np.ndarray]]]) -> dict[str, Tensor]:
+        """The inputs of `generate`, padded on the left, where the model is."""
+        inputs = self.processor.collate_prompts(prompts)
+        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+
+    def _generate(self, inputs: Mapping[str, Tensor], **generation: Any) -> Tensor:
+        """New token ids [B, T]; after the end of an answer there is padding."""
+        settings = GREEDY | {"eos_token_id": sorted(self._ends())} | generation
+        model: Any = self.model  # the annotations of `generate` in transformers do not fit its use
+        try:
+            with _listening(model):
+                ids_BS = model.generate(**inputs, **settings)
+        except torch.OutOfMemoryError as error:
+            B, S = inputs["input_ids"].shape
+            raise ValueError(
+                f"{self.model.device} has too little memory for {B} prompts of {S} tokens at once; "
+                "use a smaller batch size or shorter clips"
+            ) from error
+        return ids_BS[:, inputs["input_ids"].shape[1] :]
+
+    def _read(self, new_ids: list[int], max_new_tokens: int) -> Answer:
+        """One row of `_generate` as an answer."""
+        ends = self._ends()
+        length = next((index for index, token in enumerate(new_ids) if token in ends), len(new_ids))
+        text = self.processor.decode_answer(new_ids[:length])
+        return Answer(text, num_new_tokens=length, truncated=length >= max_new_tokens)
+
+    def _ends(self) -> set[int]:
+        """Tokens that end an answer: the template's end of turn, and those that the language model itself names."""
+        named = self.model.generation_config.eos_token_id
+        named = named if isinstance(named, list) else [named]
+        return {end for end in (*named, *self.processor.stop_token_ids) if end is not None}
+
+
+def load(
+    checkpoint: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    revision: str | None = None,
+) -> Listener:
+    """Load a checkpoint: the folder of a stage, of a whole run (its last finished stage), or a name on the Hub.
+
+    `device`: "auto" takes a GPU where there is one. `dtype`: "auto" is bfloat16 on CUDA and float32 elsewhere.
+    CheckpointError, a ValueError, if there is nothing to load.
+    """
+    device = pick_device(device)
+    dtype = pick_dtype(dtype, device)
+    folder = resolve_checkpoint(checkpoint, revision=revision)
+    try:
+        processor = AudioLLMProcessor.from_pretrained(folder)
+        model = AudioLLMForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read: {error}") from error
+    return Listener(model.to(device).eval(), processor, name=_name_of(folder))
+
+
+def resolve_checkpoint(path: str | Path, *, revision: str | None = None) -> Path:
+    """The folder that holds the checkpoint files: `path` itself, the last finished stage of a run, or a download.
+
+    runs/quickstart/            a run: run.json says which stages are finished
+        align/  instruct/       a stage: config.json, weights, tokenizer
+    """
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file; a checkpoint is a folder, such as runs/quickstart")
+    if not folder.is_dir():
+        return _download(str(path), revision)
+    if (folder / "config.json").is_file():
+        return _ours(folder)
+    if (folder / "run.json").is_file() or (folder / "recipe.yaml").is_file():
+        return _last_finished_stage(folder)
+    raise CheckpointError(
+        f"{folder} holds no checkpoint (no config.json) and no run (no run.json); "
+        "give the folder of a run or of one of its stages, such as runs/quickstart"
+    )
+
+
+def _ours(folder: Path) -> Path:
+    """The folder, if its configuration is one of ours."""
+    model_type = _read_json(folder / "config.json").get("model_type")
+    ours = AudioLLMForConditionalGeneration.config_class.model_type
+    if model_type != ours:
+        raise CheckpointError(
+            f"{folder} holds a model of type {model_type!r}, not {ours!r}; "
+            "a plain encoder or language model becomes one by training: see `audiollm train`"
+        )
+    return folder
+
+
+def _last_finished_stage(run: Path) -> Path:
+    """The checkpoint of the last stage that a run has finished."""
+    stages = _read_json(run / "run.json").get("stages", {}) if (run / "run.json").is_file() else {}
+    finished = [run / stage["checkpoint"] for stage in stages.values() if stage.get("checkpoint")]
+    for folder in reversed(finished):
+        if (folder / "config.json").is_file():
+            return _ours(folder)
+    raise CheckpointError(f"{run} has no finished stage yet; let `audiollm train` finish one, or name another folder")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """Fetch OWNER/NAME from the Hugging Face Hub, or from its cache on this machine."""
+    missing = f"there is no folder {name}"
+    # A misspelt local path, such as runs/quikstart, is not looked for on the network.
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or Path(name).parent.is_dir():
+        raise CheckpointError(f"{missing}; give the folder of a run or of one of its stages, such as runs/quickstart")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return resolve_checkpoint(snapshot_download(name, revision=revision))
+    except (OSError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{missing} here, and the Hugging Face Hub did not give one: {error}") from error
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """The device by its name; "auto" is the first GPU, if there is one."""
+    if str(device) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is unknown; use auto, cpu, cuda, cuda:1 or mps") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; use cpu or auto"
+        )
+    return chosen
+
+
+def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The floating-point type by its name; "auto" is bfloat16 on CUDA and float32 elsewhere."""
+    if str(dtype) == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    chosen = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
+    if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
+        raise ValueError(f"dtype {dtype!r} is unknown; use auto, float32, bfloat16 or float16")
+    return chosen
+
+
+def _name_of(folder: Path) -> str:
+    """quickstart/instruct for the stage of a run, else the folder's own name."""
+    folder = folder.resolve()
+    in_run = (folder.parent / "recipe.yaml").is_file() or (folder.parent / "run.json").is_file()
+    return f"{folder.parent.name}/{folder.name}" if in_run else folder.name
+
+
+@contextmanager
+def _listening(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode, and nothing kept for gradients; a model in training gets its mode back."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+class _Stop(StoppingCriteria):
+    """Ends a generation after the next token once it is requested from another thread."""
+
+    def __init__(self) -> None:
+        self.requested = Event()
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), self.requested.is_set(), device=input_ids.device)
+
+
+def _one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result; the next one is made in a thread while the caller works on this one."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="audiollm-hear") as thread:
+        waiting: tuple[Item, Future[Result]] | None = None
+        for item in items:
+            following = (item, thread.submit(function, item))
+            if waiting:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting:
+            yield waiting[0], waiting[1].result()
