@@ -47,4 +47,6 @@ def nearest(word: object, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"known: {', '.join(known)}" if known else "there are none here"
+    if not known:
+        return "there are none here"
+    return f"known: {', '.join(known)}" if len(known) <= 20 else f"none of the {len(known)} known ones is near it"

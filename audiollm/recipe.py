@@ -1,0 +1,516 @@
+"""A recipe: the parts of a model and the stages that train it, as closed and documented settings.
+
+`load_recipe("quickstart", ["stages.align.trainer.max_steps=20"])` reads the file, what it stands on (`base:`) and the
+command line, and says of every value where it came from.
+Not here: reading and merging the files (recipe_files.py), the `trainer:` block (recipe_trainer.py), what a stage does
+(training/), the encoders' and the connectors' own settings (models/).
+"""
+
+import glob
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from audiollm.models.settings import Settings, nearest, refuse_unknown
+from audiollm.recipe_files import Layers, RecipeError, read_layers, resolve
+from audiollm.recipe_trainer import check_trainer, default_learning_rate, trainer_types
+
+__all__ = ["Recipe", "RecipeError", "load_recipe", "missing_files", "recipe_schema"]
+
+Part = Literal["encoder", "connector", "lora", "llm"]
+ObjectiveName = Literal["language_modeling", "contrastive", "ctc"]
+S = TypeVar("S", bound=Settings)
+
+
+def check_folder_name(name: str) -> str:
+    """Refuse a name that could not be a folder everywhere."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ValueError(f"{name!r} cannot name a folder: use letters, digits and . _ -")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(check_folder_name)]
+
+
+def drop_nulls(values: Any) -> Any:
+    """A named entry set to null is left out: so a recipe can do without a stage or objective of its base."""
+    return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
+
+
+def as_path(value: Any) -> Any:
+    """A source may be written as its path alone."""
+    return {"path": value} if isinstance(value, str) else value
+
+
+def as_weight(value: Any) -> Any:
+    """An objective may be written as its weight alone."""
+    return {"weight": value} if isinstance(value, int | float) else value
+
+
+# ---------------------------------------------------------------------------------------------------------- the model
+
+
+def check_encoder_name(name: str) -> str:
+    """Refuse an encoder that is not in the table."""
+    from audiollm.models.encoders import encoder_class
+
+    encoder_class(name)
+    return name
+
+
+def check_connector_block(block: dict[str, Any]) -> dict[str, Any]:
+    """The block with the connector's defaults filled in."""
+    from audiollm.models.connectors import check_connector
+
+    return check_connector(block)
+
+
+class EncoderSettings(Settings):
+    """The audio encoder: a pretrained one by `checkpoint`, or one from scratch by `config`."""
+
+    name: Annotated[str, AfterValidator(check_encoder_name)] = "whisper"
+    """Family of the encoder."""
+    checkpoint: str | None = None
+    """Name on the Hugging Face hub, or a folder."""
+    revision: str | None = None
+    """Commit or tag of the checkpoint; pin it for a run that can be repeated."""
+    config: dict[str, Any] | None = None
+    """Sizes of an encoder from scratch, in the words of its transformers configuration."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        return needs_one_of(self, "checkpoint", "config")
+
+
+class TokenizerSettings(Settings):
+    """A tokenizer trained for a language model from scratch."""
+
+    train_on: str
+    """Rows whose text it is trained on."""
+    vocab_size: PositiveInt = 1000
+    """Size of the vocabulary, special tokens included."""
+
+
+class LanguageModelSettings(Settings):
+    """The language model: a pretrained one by `checkpoint`, or one from scratch by `config` and `tokenizer`."""
+
+    checkpoint: str | None = None
+    """Name on the Hugging Face hub, or a folder."""
+    revision: str | None = None
+    """Commit or tag of the checkpoint; pin it for a run that can be repeated."""
+    quantize: Literal["nf4", "int8"] | None = None
+    """Keep the frozen weights in 4 or 8 bit (needs bitsandbytes: the `quant` extra)."""
+    config: dict[str, Any] | None = None
+    """Sizes of a language model from scratch: `model_type` and the words of that transformers configuration."""
+    tokenizer: TokenizerSettings | None = None
+    """The tokenizer of a language model from scratch."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        needs_one_of(self, "checkpoint", "config")
+        if (self.config is None) != (self.tokenizer is None):
+            raise ValueError("`config` and `tokenizer` go together: they make a language model from scratch")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("`config` needs a `model_type`, such as qwen3")
+        if self.quantize and self.checkpoint is None:
+            raise ValueError("`quantize` is for a pretrained language model: give its `checkpoint`")
+        return self
+
+
+class ModelSettings(Settings):
+    """The parts of the model, or one of our own checkpoints to start from."""
+
+    encoder: EncoderSettings | None = None
+    """What listens."""
+    connector: Annotated[dict[str, Any], AfterValidator(check_connector_block)] | None = None
+    """What carries the encoder's frames to the language model: its `name`, and that connector's own settings."""
+    llm: LanguageModelSettings | None = None
+    """What reads and answers."""
+    checkpoint: str | None = None
+    """A checkpoint of this package to start from, instead of the three parts."""
+    chat_template_kwargs: dict[str, Any] = Field(default={})
+    """Settings of the language model's chat template, such as `enable_thinking: false` of Qwen3."""
+    system_prompt: str | None = None
+    """Put before every conversation that has no system message of its own."""
+
+    @model_validator(mode="after")
+    def _parts_or_checkpoint(self) -> Self:
+        missing = [name for name in ("encoder", "connector", "llm") if getattr(self, name) is None]
+        if self.checkpoint is None and missing:
+            raise ValueError(f"{' and '.join(missing)} missing; or give the `checkpoint` of a whole model")
+        if self.checkpoint is not None and len(missing) < 3:
+            raise ValueError("give either `checkpoint` (a whole model) or its parts; null leaves an inherited one out")
+        return self
+
+
+def needs_one_of(settings: S, one: str, other: str) -> S:
+    """Refuse settings that say both or neither of two keys."""
+    if (getattr(settings, one) is None) == (getattr(settings, other) is None):
+        raise ValueError(f"give either `{one}` or `{other}`; null leaves an inherited one out")
+    return settings
+
+
+# ------------------------------------------------------------------------------------------------------------- stages
+
+
+class SourceSettings(Settings):
+    """Rows from one file, or from several of one kind."""
+
+    path: str
+    """File, folder of recordings with text files, or a pattern such as rows/*.jsonl; relative to the working folder."""
+    format: str | None = None
+    """Whose rows they are; null recognises it."""
+    tasks: list[str] | None = None
+    """Only rows of these tasks."""
+    weight: PositiveFloat = 1.0
+    """Share in the mixture, relative to the other sources; 1 for each row."""
+    limit: PositiveInt | None = None
+    """At most so many rows."""
+    audio: Literal["sound", "as_description", "omit"] = "sound"
+    """What stands where the audio is: the sound, the scene written out (to teach a language model), or nothing."""
+
+
+Source = Annotated[SourceSettings, BeforeValidator(as_path, json_schema_input_type=str | SourceSettings)]
+
+
+class DataSettings(Settings):
+    """What a stage trains and validates on."""
+
+    train: Annotated[list[Source], Field(min_length=1)]
+    """Sources that are mixed by their weights."""
+    validation: list[Source] = Field(default=[])
+    """Rows that are never trained on: their loss picks the best checkpoint."""
+    questions_per_clip: PositiveInt | None = None
+    """At most so many questions share one clip in a sequence; null lets all of them."""
+    pack_tokens: PositiveInt | None = None
+    """Tokens in one packed sequence; null keeps the rows of a clip in a sequence of their own."""
+    supervise: Literal["last", "all"] = "last"
+    """Which of the assistant's turns the loss counts."""
+
+
+class ObjectiveSettings(Settings):
+    """A part of the loss: its weight, and the objective's own settings."""
+
+    model_config = ConfigDict(extra="allow")
+
+    weight: NonNegativeFloat = 1.0
+    """Factor of this objective in the sum."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        return values  # the objective checks its own settings when the stage is set up
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The objective's own settings."""
+        return dict(self.model_extra or {})
+
+
+Objective = Annotated[ObjectiveSettings, BeforeValidator(as_weight, json_schema_input_type=float | ObjectiveSettings)]
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters on the language model."""
+
+    r: PositiveInt = 16
+    """Rank."""
+    alpha: PositiveFloat = 32
+    """Scale: the adapters' output is multiplied by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the adapters, in training."""
+    target_modules: str | list[str] = "all-linear"
+    """Names (or one pattern) of the language model's linear layers that get adapters."""
+
+
+def check_objectives(values: Any) -> Any:
+    """Refuse an objective of no known name."""
+    if isinstance(values, Mapping):
+        refuse_unknown(values, typing.get_args(ObjectiveName), title="objectives", what="an objective")
+    return drop_nulls(values)
+
+
+def check_parts(values: Any) -> Any:
+    """Refuse what is not a list or mapping of parts, and a part of no known name."""
+    known = typing.get_args(Part)
+    if not isinstance(values, list | Mapping):
+        raise ValueError(f"is a list of parts ({', '.join(known)}), or part -> learning rate, and not {values!r}")
+    for part in values:
+        if part not in known:
+            raise ValueError(f"{part!r} is not a part of the model; {nearest(part, known)}")
+    return drop_nulls(values)
+
+
+Parts = Annotated[
+    Annotated[list[Part], Tag("list")] | Annotated[dict[Part, PositiveFloat], Tag("mapping")],
+    Discriminator(lambda value: "list" if isinstance(value, list) else "mapping"),
+]
+
+
+class StageSettings(Settings):
+    """What trains, on which rows, with which objectives, for how long."""
+
+    objectives: Annotated[dict[ObjectiveName, Objective], BeforeValidator(check_objectives), Field(min_length=1)]
+    """The loss: name -> weight, or name -> {weight, the objective's own settings}."""
+    train: Annotated[Parts, BeforeValidator(check_parts)]
+    """The parts that train, all at `trainer.learning_rate`; or part -> its own learning rate."""
+    data: DataSettings
+    """Rows to train and to validate on."""
+    lora: LoraSettings | None = None
+    """The adapters, where `lora` trains; null takes the defaults."""
+    trainer: Annotated[dict[str, Any], AfterValidator(check_trainer)] = Field(default={})
+    """Any key of transformers' TrainingArguments, except those that this package owns."""
+
+    @model_validator(mode="after")
+    def _trains_something(self) -> Self:
+        if not self.train:
+            raise ValueError(f"trains nothing; `train:` lists some of {', '.join(typing.get_args(Part))}")
+        if isinstance(self.train, list) and len(set(self.train)) < len(self.train):
+            raise ValueError("`train:` names a part twice")
+        if isinstance(self.train, dict) and "learning_rate" in self.trainer:
+            raise ValueError("`train:` gives each part its learning rate; leave `trainer.learning_rate` out")
+        if self.lora is not None and "lora" not in self.train:
+            raise ValueError("has a `lora:` block, but `lora` is not under `train:`")
+        if all(objective.weight == 0 for objective in self.objectives.values()):
+            raise ValueError("every objective has weight 0")
+        return self
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The parts that train, and the learning rate of each."""
+        if isinstance(self.train, dict):
+            return {part: float(rate) for part, rate in self.train.items()}
+        rate = float(self.trainer.get("learning_rate", default_learning_rate()))
+        return {part: rate for part in self.train}
+
+    @property
+    def adapters(self) -> LoraSettings | None:
+        """The adapters' settings where they train, the defaults filled in."""
+        return (self.lora or LoraSettings()) if "lora" in self.train else None
+
+
+# --------------------------------------------------------------------------------------------------------- the recipe
+
+
+class EvaluationSettings(Settings):
+    """Rows that the finished model answers."""
+
+    path: str
+    """Rows with their right answers."""
+    name: FolderName | None = None
+    """Name of the table; null takes the file's."""
+    blind: bool = False
+    """Ask the same without the audio too, to see what was heard and what was guessed."""
+    tasks: list[str] | None = None
+    """Only rows of these tasks."""
+    limit: PositiveInt | None = None
+    """At most so many rows."""
+    max_new_tokens: PositiveInt = 64
+    """Longest answer."""
+    batch_size: PositiveInt = 64
+    """Questions answered at once."""
+
+    @property
+    def title(self) -> str:
+        """The name of the table."""
+        return self.name or Path(self.path).stem
+
+
+Evaluation = Annotated[EvaluationSettings, BeforeValidator(as_path, json_schema_input_type=str | EvaluationSettings)]
+
+
+class Recipe(Settings):
+    """The parts of a model and its stages, in one YAML file."""
+
+    name: FolderName
+    """Name of the run."""
+    base: str | None = None
+    """A recipe that this one stands on: a packaged name, or a path relative to this file."""
+    output: str = "runs/${name}"
+    """Folder for checkpoints, logs and the report."""
+    data: str = "data"
+    """Folder for rows and recordings; written `${data}` in the rest of the recipe."""
+    seed: NonNegativeInt = 0
+    """Of everything that is drawn at random."""
+    prepare: dict[str, Annotated[dict[str, Any], BeforeValidator(lambda options: options or {})]] = Field(default={})
+    """Rows that a data converter makes when they are not there yet: converter -> its options."""
+    model: ModelSettings
+    """What is trained."""
+    stages: Annotated[dict[FolderName, StageSettings], BeforeValidator(drop_nulls), Field(min_length=1)]
+    """In order, each from the one before."""
+    evaluate: list[Evaluation] = Field(default=[])
+    """What the finished model is asked."""
+
+    _layers: Layers = PrivateAttr(default_factory=Layers)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        llm = self.model.llm
+        for name, stage in self.stages.items():
+            if llm is not None and llm.quantize and "llm" in stage.train:
+                raise ValueError(
+                    f"stages.{name}: a quantized language model cannot train; train `lora` instead of `llm`"
+                )
+        titles = [evaluation.title for evaluation in self.evaluate]
+        if len(set(titles)) < len(titles):
+            raise ValueError("evaluate: two entries have the same name; give each its `name`")
+        return self
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Dotted key -> who said it: `recipe`, `base: NAME`, `command line (recipe: 20000)` or `default`."""
+        return {".".join(key): self._layers.origin(key, value) for key, value in leaves(self.model_dump(mode="json"))}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Each value by its dotted key; the keys are those of `provenance`."""
+        return {".".join(key): value for key, value in leaves(self.model_dump(mode="json"))}
+
+    def error(self, key: str, message: str) -> RecipeError:
+        """An error about one key, which names the file and the line where it is written."""
+        return RecipeError(f"{self._layers.where_is(tuple(key.split('.')))}: {key} {message}")
+
+    def prepared_folder(self, converter: str) -> str:
+        """The folder that a `prepare` step fills: its option `out`, or one of the converter's name under `data`."""
+        return str(self.prepare[converter].get("out", Path(self.data, converter)))
+
+    def to_yaml(self) -> str:
+        """The recipe with everything filled in: what a run keeps beside its results. Loads as the same recipe."""
+        values = escape(self.model_dump(mode="json", exclude={"base"}))
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a file, a folder with recipe.yaml or a packaged name, with `key=value` from the command line.
+
+    RecipeError tells the file, the line, the key and the way out of every mistake, one a line.
+    """
+    layers = read_layers(name_or_path, overrides)
+    if "name" not in layers.values:
+        raise RecipeError(f"{layers.where}: name is missing; it also names the folder of the run")
+    for key in ("output", "data", "seed"):  # so that ${data} means the default where the recipe says nothing
+        layers.values.setdefault(key, Recipe.model_fields[key].default)
+    values = resolve(layers)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError("\n".join(explain(error, values, layers))) from error
+    recipe._layers = layers
+    return recipe
+
+
+def missing_files(recipe: Recipe) -> list[str]:
+    """What the recipe reads that is not there and that no `prepare` step makes: one sentence each."""
+    made = [Path(recipe.prepared_folder(converter)).resolve() for converter in recipe.prepare]
+    missing = []
+    for key, path in data_paths(recipe):
+        resolved = Path(path).resolve()
+        will_be_made = any(folder == resolved or folder in resolved.parents for folder in made)
+        if not will_be_made and not glob.glob(path, recursive=True):
+            missing.append(str(recipe.error(key, f"is {path}, and there is no such file in {Path.cwd()}")))
+    checkpoint = recipe.model.checkpoint
+    if checkpoint and not Path(checkpoint).exists() and is_local(checkpoint):
+        missing.append(str(recipe.error("model.checkpoint", f"is {checkpoint}, and there is no such folder")))
+    return missing
+
+
+def is_local(checkpoint: str) -> bool:
+    """Whether a checkpoint's name can only be a folder: not OWNER/NAME, or below a folder that is there."""
+    parts = Path(checkpoint).parts
+    return len(parts) != 2 or parts[0] in (".", "..", "~") or Path(parts[0]).is_dir()
+
+
+def data_paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The key and the path of every file of rows that the recipe names."""
+    if recipe.model.llm and recipe.model.llm.tokenizer:
+        yield "model.llm.tokenizer.train_on", recipe.model.llm.tokenizer.train_on
+    for name, stage in recipe.stages.items():
+        for split, sources in (("train", stage.data.train), ("validation", stage.data.validation)):
+            for index, source in enumerate(sources):
+                yield f"stages.{name}.data.{split}.{index}.path", source.path
+    for index, evaluation in enumerate(recipe.evaluate):
+        yield f"evaluate.{index}.path", evaluation.path
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe file, from which editors complete and check it as it is typed."""
+    from audiollm.models.connectors import CONNECTORS
+
+    schema = Recipe.model_json_schema()
+    stage = schema["$defs"]["StageSettings"]["properties"]
+    stage["trainer"] |= {"properties": {key: {} for key in trainer_types()}, "additionalProperties": False}
+    connectors = []
+    for name, connector in sorted(CONNECTORS.items()):
+        own = connector.Settings.model_json_schema()
+        connectors.append({**own, "properties": {"name": {"const": name}, **own["properties"]}})
+    connector = schema["$defs"]["ModelSettings"]["properties"]["connector"]
+    connector["anyOf"] = [*connectors, {"type": "null"}]
+    schema["required"] = []  # a recipe with a base may leave out anything
+    return schema
+
+
+def leaves(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value that is not itself a block, with its key; a list of plain values is one value."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from leaves(inner, (*key, str(name)))
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, inner in enumerate(value):
+            yield from leaves(inner, (*key, str(index)))
+    else:
+        yield key, value
+
+
+def explain(error: ValidationError, values: Any, layers: Layers) -> Iterator[str]:
+    """Pydantic's findings as sentences: where it is written, which key, what is wrong."""
+    for finding in error.errors():
+        key = written_key(finding["loc"], values)
+        dotted, message = ".".join(key), finding["msg"].removeprefix("Value error, ")
+        if finding["type"] in ("missing", "too_short"):
+            message = "is missing" if finding["type"] == "missing" else "is empty"
+        elif finding["type"] not in ("refused", "value_error"):
+            message = f"{message[:1].lower()}{message[1:]}, and not {finding['input']!r}"
+        separator = " " if finding["type"] in ("missing", "too_short", "refused") else ": "
+        yield f"{layers.where_is(key)}: {dotted}{separator if dotted else ''}{message}"
+
+
+def written_key(loc: tuple[int | str, ...], values: Any) -> tuple[str, ...]:
+    """Pydantic's location without its own marks (which member of a union was tried): a key as a user writes it."""
+    key: list[str] = []
+    for position, name in enumerate(loc):
+        is_written = isinstance(values, dict) and name in values
+        is_item = isinstance(values, list) and isinstance(name, int) and name < len(values)
+        if is_written or is_item:
+            values = values[name]
+            key.append(str(name))
+        elif position == len(loc) - 1 and isinstance(values, dict) and name != "[key]":
+            key.append(str(name))  # a key that is missing
+    return tuple(key)
+
+
+def escape(value: Any) -> Any:
+    """Text with a literal `${`, written so that loading does not take it for an interpolation."""
+    if isinstance(value, dict):
+        return {key: escape(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [escape(inner) for inner in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
