@@ -426,8 +426,8 @@ def _audio_to_text(source: AudioSource | None, folder: str | Path | None, origin
 
 def _relative(path: str, folder: str | Path) -> str:
     """Relative inside the folder, so that both can move together; absolute elsewhere."""
-    absolute, root = os.path.abspath(path), os.path.abspath(folder)
-    return Path(absolute).relative_to(root).as_posix() if absolute.startswith(os.path.join(root, "")) else absolute
+    absolute, inside = os.path.abspath(path), os.path.join(os.path.abspath(folder), "")
+    return absolute.removeprefix(inside).replace(os.sep, "/") if absolute.startswith(inside) else absolute
 
 
 def _identity(source: AudioSource | None) -> tuple[Hashable, ...]:

@@ -138,6 +138,7 @@ def test_an_unsupervised_answer_may_be_empty() -> None:
     row = clotho(*ANSWER, content="", loss=False)
     row["messages"] += [{"role": "user", "content": "And now?"}, {"role": "assistant", "content": "One."}]
     assert parse_row(row).messages[1] == Message("assistant", (TextPart(""),), loss=False)
+    assert parse_row(row_to_dict(parse_row(row))) == parse_row(row)
 
 
 def test_unknown_fields_are_kept_through_reading_and_writing() -> None:

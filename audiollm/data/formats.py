@@ -1,0 +1,282 @@
+"""Rows as other tools write them, turned into ours: one entry of FORMATS for each shape.
+
+Not here: opening files (data/sources.py), checking the result (`parse_row` in conversation.py). A converter changes the
+shape only: what it does not know stays beside `messages`. Placeholders such as `<audio>` are looked for in foreign
+formats alone, and not in the assistant's words: there they are the format's own way to say where a clip stands.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from audiollm.conversation import TIME_FIELDS, RowError
+
+Raw = Mapping[str, Any]
+Converter = Callable[[Raw], dict[str, Any]]
+
+# Columns of tables. The first name of each is the one that decides when a table has several of them.
+AUDIO_COLUMNS = ("audio", "audio_path", "audio_file", "path", "file_name", "filename", "file", "clip", "wav")
+QUESTION_COLUMNS = ("question", "prompt", "instruction", "query", "question_text", "questiontext")
+ANSWER_COLUMNS = ("answer", "response", "output", "caption", "label", "category")
+TRANSCRIPT_COLUMNS = ("transcript", "transcription", "sentence", "text")
+CLIP_COLUMNS = (*TIME_FIELDS, "transcript", "description")  # what may be known about the clip
+ASK_FOR_WORDS = "Transcribe the speech."
+ASK_FOR_SCENE = "What do you hear?"
+
+SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+
+class Format(NamedTuple):
+    """`recognise` looks at the shape of one raw row; `convert` gives the dict that `parse_row` reads, or RowError."""
+
+    recognise: Callable[[Raw], bool]
+    convert: Converter
+
+
+def detect(raw: Raw) -> str:
+    """The name of the one format that this row has; RowError when it is none or several."""
+    names = [name for name, format in FORMATS.items() if format.recognise(raw)]
+    if len(names) == 1:
+        return names[0]
+    fields = ", ".join(map(repr, list(raw)[:12])) or "nothing"
+    if names:
+        raise RowError("", "", f"this could be {' or '.join(names)} (it has {fields}); say which with format=")
+    known = ", ".join(FORMATS)
+    raise RowError("", "", f"no known format has the fields {fields}; rename them, or say which with format= ({known})")
+
+
+def detect_all(raws: Iterable[Raw]) -> str:
+    """The one format of a file with rows; a row that has none is left for `convert` to explain, if there are others."""
+    names: dict[str, None] = {}
+    unknown: RowError | None = None
+    for raw in raws:
+        try:
+            names.setdefault(detect(raw))
+        except RowError as error:
+            unknown = unknown or error
+    if names.keys() == {"rows", "ms-swift"}:  # without audio, rows of ms-swift look like ours
+        return "ms-swift"
+    if len(names) == 1:
+        return next(iter(names))
+    if names:
+        raise RowError(
+            "", "", f"holds rows of several formats ({', '.join(names)}); split it, or say which with format="
+        )
+    assert unknown, "a file without rows has no format"
+    raise unknown
+
+
+def convert_rows(raw: Raw) -> dict[str, Any]:
+    """Our own rows, as they are."""
+    return dict(raw)
+
+
+def convert_ms_swift(raw: Raw) -> dict[str, Any]:
+    """`messages` with `<audio>` in the texts, or `query`, `response`, `system`, `history`; and beside them `audios`."""
+    turns = [_turn("system", raw["system"])] if raw.get("system") else []
+    if "messages" in raw:
+        turns = [*turns, *raw["messages"]] if turns and isinstance(raw["messages"], list) else raw["messages"]
+    else:
+        for question, answer in [*_pairs(raw.get("history"), "history"), (raw.get("query"), raw.get("response"))]:
+            turns += [_turn("user", question), _turn("assistant", answer)]
+    row = _without(raw, "messages", "audio", "audios", "query", "response", "system", "history", "rejected_response")
+    if raw.get("rejected_response"):
+        row["rejected"] = raw["rejected_response"]
+    return row | _with_clips(raw, turns, raw.get("audios") or raw.get("audio"), tag="<audio>")
+
+
+def convert_llama_factory(raw: Raw) -> dict[str, Any]:
+    """`conversations` with `from` and `value`, or `messages`; `<audio>` in the texts and `audios` beside them."""
+    if "conversations" not in raw:
+        return convert_ms_swift(raw)
+    turns = [_turn("system", raw["system"])] if raw.get("system") else []
+    turns += _sharegpt_turns(raw["conversations"], "conversations")
+    row = _without(raw, "conversations", "audio", "audios", "system", "chosen", "rejected")
+    if raw.get("chosen") and raw.get("rejected"):
+        turns += _sharegpt_turns([raw["chosen"]], "chosen")
+        row["rejected"] = _sharegpt_turns([raw["rejected"]], "rejected")[0]["content"]
+    return row | _with_clips(raw, turns, raw.get("audios") or raw.get("audio"), tag="<audio>")
+
+
+def convert_nvidia(raw: Raw) -> dict[str, Any]:
+    """`conversations` with `from` and `value`; `<sound>` in the texts and `sound`, a path or several, beside them."""
+    turns = _sharegpt_turns(raw.get("conversations"), "conversations")
+    return _without(raw, "conversations", "sound") | _with_clips(raw, turns, raw.get("sound"), tag="<sound>")
+
+
+def convert_table(raw: Raw, question: str | None = None) -> dict[str, Any]:
+    """Columns for the audio, the question and the answer; without the second, `question` or what fits the answer."""
+    names = {_plain(name): name for name in raw}
+    audio, asked = _column(names, AUDIO_COLUMNS), _column(names, QUESTION_COLUMNS)
+    answer = (asked and _column(names, ANSWER_COLUMNS)) or _column(names, ANSWER_COLUMNS + TRANSCRIPT_COLUMNS)
+    if not audio or not answer:
+        raise RowError(
+            "", "", "a table needs a column for the audio and one for the answer; name them audio and answer"
+        )
+    is_transcript = not asked and _plain(answer) in TRANSCRIPT_COLUMNS
+    ask = raw[asked] if asked else question or (ASK_FOR_WORDS if is_transcript else ASK_FOR_SCENE)
+    if _is_blank(ask):
+        raise RowError("", asked or "question", "the question is empty; write it, or take the column away")
+
+    known = {plain: raw[name] for plain, name in names.items() if plain in CLIP_COLUMNS and not _is_blank(raw[name])}
+    clip = {"type": "audio", "audio": raw[audio]} | {name: _number(value, name) for name, value in known.items()}
+    words = str(raw[answer]) if type(raw[answer]) in (int, float) else raw[answer]
+    others = _without(raw, audio, asked, answer, *(names.get(name) for name in CLIP_COLUMNS))
+    row = {name: value for name, value in others.items() if not _is_blank(value)}
+    if is_transcript:
+        clip["transcript"] = words
+        row.setdefault("task", "asr")
+    if row.get("choices"):
+        row["answer"] = _among(words, row["choices"])
+    return row | {"messages": [{"role": "user", "content": [clip, _text(ask)]}, _turn("assistant", words)]}
+
+
+def _is_ms_swift(raw: Raw) -> bool:
+    if "messages" not in raw:
+        return "query" in raw and "response" in raw and not _columns(map(_plain, raw), AUDIO_COLUMNS)
+    return bool(raw.get("audios") or raw.get("audio")) and not _has_parts(raw["messages"])
+
+
+def _is_table(raw: Raw) -> bool:
+    if "messages" in raw or "conversations" in raw:
+        return False
+    names = set(map(_plain, raw))
+    return bool(_columns(names, AUDIO_COLUMNS) and _columns(names, ANSWER_COLUMNS + TRANSCRIPT_COLUMNS))
+
+
+FORMATS: dict[str, Format] = {
+    "rows": Format(lambda raw: "messages" in raw and not _is_ms_swift(raw), convert_rows),
+    "ms-swift": Format(_is_ms_swift, convert_ms_swift),
+    "llama-factory": Format(lambda raw: "conversations" in raw and "sound" not in raw, convert_llama_factory),
+    "nvidia": Format(lambda raw: "conversations" in raw and "sound" in raw, convert_nvidia),
+    "table": Format(_is_table, convert_table),
+}
+
+
+def converter(name: str, question: str | None = None) -> Converter:
+    """The converter of a format by its name; `question` is what tables without such a column ask."""
+    if name not in FORMATS:
+        raise RowError("", "", f"unknown format {name!r}; known: {', '.join(FORMATS)}")
+    if name == "table":
+        return partial(convert_table, question=question)
+    if question is not None:
+        raise RowError(
+            "", "", f"question= is for tables and folders, and rows of format {name} have theirs; leave it out"
+        )
+    return FORMATS[name].convert
+
+
+def _with_clips(raw: Raw, turns: Any, audios: Any, tag: str) -> dict[str, Any]:
+    """`messages` with each tag replaced by its clip; without any tag the clips open the first user message."""
+    for medium in ("images", "videos"):
+        if raw.get(medium):
+            raise RowError("", medium, "this model only listens; leave such rows out")
+    clips = [{"type": "audio", "audio": audio} for audio in _as_list(audios)]
+    if _has_parts(turns):  # the parts already say where the clips stand
+        return {"messages": turns, "audios": [clip["audio"] for clip in clips]}
+    texts = [turn["content"] for turn in turns if _may_hold_clips(turn)]
+    num_tags = sum(text.count(tag) for text in texts)
+    if num_tags not in (0, len(clips)):
+        cause = f"the texts have {num_tags} {tag} and the row {len(clips)} audios; write one {tag} for each, or none"
+        raise RowError("", "audios", cause)
+    left = iter(clips)
+    if num_tags:
+        return {"messages": [_split(turn, tag, left) if _may_hold_clips(turn) else turn for turn in turns]}
+    first = next((index for index, turn in enumerate(turns) if _may_hold_clips(turn) and turn["role"] == "user"), None)
+    if first is None or not clips:
+        return {"messages": turns, "audios": clips}
+    opened = {**turns[first], "content": [*clips, _text(turns[first]["content"])]}
+    return {"messages": [*turns[:first], opened, *turns[first + 1 :]]}
+
+
+def _split(turn: Raw, tag: str, clips: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """The turn's text cut at its tags, a clip in the place of each; white space around a cut is dropped."""
+    first, *others = turn["content"].split(tag)
+    parts = [_text(first.strip())]
+    for text in others:
+        parts += [next(clips), _text(text.strip())]
+    return {**turn, "content": [part for part in parts if part.get("text") != ""]} if others else dict(turn)
+
+
+def _sharegpt_turns(data: Any, where: str) -> list[dict[str, Any]]:
+    turns = []
+    for index, turn in enumerate(_as_list(data)):
+        role = turn.get("from") if isinstance(turn, Mapping) else None
+        if role not in SHAREGPT_ROLES:
+            known = ", ".join(SHAREGPT_ROLES)
+            raise RowError("", f"{where}[{index}].from", f"unknown role {role!r}; known: {known}; leave such rows out")
+        turns.append(_turn(SHAREGPT_ROLES[role], turn.get("value")))
+    return turns
+
+
+def _pairs(data: Any, where: str) -> list[Any]:
+    pairs = _as_list(data)
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise RowError("", f"{where}[{index}]", "must be a question and its answer, a list of two texts")
+    return pairs
+
+
+def _may_hold_clips(turn: Any) -> bool:
+    return isinstance(turn, Mapping) and turn.get("role") != "assistant" and isinstance(turn.get("content"), str)
+
+
+def _has_parts(messages: Any) -> bool:
+    """Whether these messages are (or may be: JSON text, something wrong) lists of parts, and not plain texts."""
+    if not isinstance(messages, list):
+        return True
+    return any(isinstance(message, Mapping) and isinstance(message.get("content"), list) for message in messages)
+
+
+def _columns(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    present = set(names)
+    return [name for name in known if name in present]
+
+
+def _column(names: Mapping[str, str], known: Sequence[str]) -> str | None:
+    """The column that is meant, as the table spells it; RowError when several could be and none has the first name."""
+    present = _columns(names, known)
+    if len(present) > 1 and present[0] != known[0]:
+        told = " and ".join(repr(names[name]) for name in present)
+        raise RowError("", "", f"columns {told} could all be the {known[0]}; rename the right one to {known[0]!r}")
+    return names[present[0]] if present else None
+
+
+def _plain(name: str) -> str:
+    return str(name).strip().lower().replace(" ", "_")
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _number(value: Any, column: str) -> Any:
+    """Cells of a CSV are texts; what is no number is left for `parse_row` to refuse."""
+    try:
+        return float(value) if column in TIME_FIELDS and isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _among(answer: Any, choices: Any) -> Any:
+    if isinstance(choices, (list, tuple)) and answer not in choices:
+        raise RowError("", "answer", f"{answer!r} is not among the choices; write the right one in the same words")
+    return answer
+
+
+def _turn(role: str, content: Any) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def _text(text: Any) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _without(raw: Raw, *names: str | None) -> dict[str, Any]:
+    return {name: value for name, value in raw.items() if name not in names}

@@ -1,0 +1,307 @@
+"""Where rows come from: files of several kinds, globs, folders of recordings, data sets in memory.
+
+Not here: what a foreign row means (formats.py), whether a row is right (conversation.py), sound itself (audio.py).
+A reader gives raw rows with their places ("file:line"; counted from 1 where there are no lines), and an error in the
+place of a row that it cannot read: one bad row is one problem. What is wrong with a whole file is raised at once.
+"""
+
+import codecs
+import csv
+import glob
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow
+from pyarrow import parquet
+
+from audiollm.conversation import Row, RowError, parse_row
+from audiollm.data.formats import Converter, Raw, converter, detect_all
+
+log = logging.getLogger(__name__)
+
+Placed = Iterator[tuple[str, Raw | RowError]]  # the place of a row and the row, or why it is none
+
+
+class Opened(NamedTuple):
+    """One thing to read rows from, under its name in messages; relative paths in it count from `folder`."""
+
+    name: str
+    folder: Path | None
+    placed: Placed
+
+
+RECORDINGS = frozenset((".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".webm", ".aif", ".aiff"))
+WILDCARDS = frozenset("*?[")
+NUM_EXAMPLES = 20
+DETECT_ROWS = 1000  # rows that tell the format of a file
+BATCH_ROWS = 1000  # as many rows of a Parquet file or Dataset are turned into Python objects at once
+
+
+class Problems:
+    """What could not be used, counted; the first ones are kept in words."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.examples: list[str] = []
+
+    def add(self, problem: Exception | str) -> None:
+        self.count += 1
+        if len(self.examples) < NUM_EXAMPLES:
+            self.examples.append(str(problem))
+
+    def summary(self) -> str:
+        """One line with the number, then one line for each example."""
+        if not self.count:
+            return "no problems"
+        lines = [
+            f"{self.count} problem{'s' if self.count > 1 else ''}:",
+            *(f"  {example}" for example in self.examples),
+        ]
+        left = self.count - len(self.examples)
+        return "\n".join([*lines, f"  ... and {left} more"] if left else lines)
+
+
+def load_rows(
+    source: Any,
+    *,
+    format: str | None = None,
+    question: str | None = None,
+    strict: bool = False,
+    problems: Problems | None = None,
+    check_files: bool = False,
+) -> list[Row]:
+    """All rows of a path, a glob, a folder of recordings, a `datasets.Dataset`, a list of dicts, or a list of these.
+
+    format: a name from FORMATS, for what cannot be told by its shape. question: what tables without such a column and
+    folders of recordings ask. strict: the first bad row is raised. problems: collects bad rows, which are otherwise
+    told in the log, and raised when there is nothing else. check_files: an audio file that is missing is a bad row.
+    """
+    found = Problems() if problems is None else problems
+    checked: dict[str, bool] = {}
+    rows: list[Row] = []
+    for opened in _open(source):
+        for row in _rows_of(opened, format, question):
+            if check_files and isinstance(row, Row):
+                row = _missing_file(row, checked) or row
+            if isinstance(row, Row):
+                rows.append(row)
+            elif strict:
+                raise row
+            else:
+                found.add(row)
+    if problems is None and found.count:
+        if not rows:
+            raise RowError("", "", f"no row could be read; {found.summary()}")
+        log.warning("rows left out: %s", found.summary())
+    return rows
+
+
+def _rows_of(opened: Opened, format: str | None, question: str | None) -> Iterator[Row | RowError]:
+    """The rows of one file in its one format, which is told by looking at the first of them."""
+    first = list(islice(opened.placed, DETECT_ROWS))
+    if not first:
+        yield RowError(opened.name, "", "holds no row; check how it was written")
+        return
+    convert = _converter(opened.name, [raw for _, raw in first if not isinstance(raw, RowError)], format, question)
+    for place, raw in chain(first, opened.placed):
+        try:
+            yield raw if isinstance(raw, RowError) else parse_row(convert(raw), origin=place, folder=opened.folder)
+        except RowError as error:
+            yield error.at(place)
+
+
+def _converter(name: str, raws: Sequence[Raw], format: str | None, question: str | None) -> Converter:
+    try:
+        format = format or (detect_all(raws) if raws else "rows")
+        log.info("%s: rows of format %s", name, format)
+        return converter(format, question)
+    except RowError as error:
+        raise error.at(name) from None
+
+
+def _missing_file(row: Row, checked: dict[str, bool]) -> RowError | None:
+    """The error for the first audio file of the row that is not there; `checked` remembers what was looked up."""
+    for clip in row.clips:
+        if isinstance(clip.audio, str):
+            if clip.audio not in checked:
+                checked[clip.audio] = os.path.isfile(clip.audio)
+            if not checked[clip.audio]:
+                cause = f"there is no file {clip.audio}; paths count from the folder of the rows"
+                return RowError(row.origin, "audio", cause)
+    return None
+
+
+def _open(source: Any) -> Iterator[Opened]:
+    if isinstance(source, (str, os.PathLike)):
+        for path in _paths(os.path.expanduser(source)):
+            yield _open_path(path)
+    elif isinstance(source, Mapping):
+        raise RowError(
+            "", "", "one object is not a list of rows; take a split of it (dataset['train']) or put it in a list"
+        )
+    elif hasattr(source, "with_format"):  # a datasets.Dataset, told by what we use of it: importing datasets is slow
+        yield Opened("dataset", None, read_dataset(source))
+    elif isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
+        yield Opened("list", None, _numbered("list", source))
+    elif isinstance(source, Sequence):
+        for one in source:
+            yield from _open(one)
+    else:
+        raise RowError(
+            "", "", f"rows cannot come from {type(source).__name__}; give a path, a list of dicts or a Dataset"
+        )
+
+
+def _paths(pattern: str) -> list[Path]:
+    if os.path.exists(pattern):
+        return [Path(pattern)]
+    if not WILDCARDS & set(pattern):
+        raise RowError(pattern, "", "there is no such file or folder; the path counts from the working folder")
+    found = sorted(glob.glob(pattern, recursive=True))
+    if not found:
+        raise RowError(pattern, "", "no file matches; the pattern counts from the working folder")
+    return [Path(path) for path in found]
+
+
+def _open_path(path: Path) -> Opened:
+    if path.is_dir():
+        return Opened(str(path), path, read_recordings(path))
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise RowError(str(path), "", f"cannot tell what it holds; rows are read from {', '.join(READERS)} or a folder")
+    return Opened(str(path), path.parent, reader(path))
+
+
+def read_jsonl(path: Path) -> Placed:
+    """One object a line; empty lines count, but are no rows."""
+    with path.open("rb") as file:
+        yield from _read_lines(path, file)
+
+
+def read_json(path: Path) -> Placed:
+    """A list of objects, or one object a line, which some tools also name .json."""
+    data = path.read_bytes()
+    if not data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        yield from _read_lines(path, data.splitlines())
+        return
+    try:
+        rows = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RowError(str(path), "", f"broken JSON ({error}); write a list of objects, or .jsonl") from None
+    yield from _numbered(str(path), rows)
+
+
+def read_table(path: Path) -> Placed:
+    """CSV with commas, semicolons or tabs, whichever the header has most of; TSV has tabs, and quotes mean nothing."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            header = file.readline()
+            file.seek(0)
+            for row in (reader := csv.DictReader(file, dialect=_dialect(path, header))):
+                place = f"{path}:{reader.line_num}"
+                cause = "has more cells than the header; put quotes around what holds a comma"
+                yield place, RowError(place, "", cause) if None in row else row
+        except UnicodeDecodeError:
+            raise RowError(str(path), "", "is not UTF-8; save it as UTF-8") from None
+        except csv.Error as error:
+            raise RowError(f"{path}:{reader.line_num + 1}", "", f"broken table ({error}); check the quotes") from None
+
+
+def read_parquet(path: Path) -> Placed:
+    """Rows of a Parquet file, with the names of class labels where Hugging Face's metadata tells them."""
+    try:
+        file = parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RowError(str(path), "", f"is not a Parquet file ({error}); write it again") from None
+    features = {}
+    if b"huggingface" in (file.schema_arrow.metadata or {}):
+        from datasets import Features  # slow to import
+
+        features = Features.from_arrow_schema(file.schema_arrow)
+    batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=BATCH_ROWS))
+    yield from _with_class_names(str(path), batches, features)
+
+
+def read_dataset(dataset: Any) -> Placed:
+    """Rows of a `datasets.Dataset` as they are stored: nothing is decoded, so audio stays path or bytes."""
+    batches = (table.to_pylist() for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS))
+    yield from _with_class_names("dataset", batches, dataset.features)
+
+
+def read_recordings(folder: Path) -> Placed:
+    """A folder of recordings, each with a .txt file of the same name that holds the answer; folders in it count too."""
+    recordings = sorted(path for path in folder.rglob("*") if path.suffix.lower() in RECORDINGS)
+    if not recordings:
+        raise RowError(str(folder), "", f"holds no recording; for files of rows name them, as in {folder}/*.jsonl")
+    for path in recordings:
+        name = path.relative_to(folder).as_posix()
+        answer = _answer_beside(path)
+        row = {"id": name, "source": folder.name, "source_id": name, "audio": name, "answer": answer}
+        yield str(path), answer if isinstance(answer, RowError) else row
+
+
+READERS: dict[str, Callable[[Path], Placed]] = {
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".parquet": read_parquet,
+    ".csv": read_table,
+    ".tsv": read_table,
+}
+
+
+def _answer_beside(recording: Path) -> str | RowError:
+    text = recording.with_suffix(".txt")
+    try:
+        return text.read_text(encoding="utf-8-sig").strip()
+    except FileNotFoundError:
+        return RowError(str(recording), "", f"has no text beside it; write its answer to {text.name}")
+    except UnicodeDecodeError:
+        return RowError(str(text), "", "is not UTF-8; save it as UTF-8")
+
+
+def _dialect(path: Path, header: str) -> type[csv.Dialect]:
+    class Dialect(csv.excel):
+        strict = True
+        delimiter = max(",;\t", key=header.count)
+
+    class TabDialect(csv.excel_tab):
+        quoting = csv.QUOTE_NONE
+
+    return TabDialect if path.suffix.lower() == ".tsv" else Dialect
+
+
+def _read_lines(path: Path, lines: Iterable[bytes]) -> Placed:
+    for number, line in enumerate(lines, start=1):
+        if line and not line.isspace():
+            place = f"{path}:{number}"
+            try:
+                yield place, _object(place, json.loads(line))
+            except (ValueError, RecursionError) as error:
+                yield place, RowError(place, "", f"broken JSON ({error}); write one object a line")
+
+
+def _numbered(name: str, rows: Iterable[Any]) -> Placed:
+    for number, row in enumerate(rows, start=1):
+        yield f"{name}:{number}", _object(f"{name}:{number}", row)
+
+
+def _object(place: str, row: Any) -> Raw | RowError:
+    if isinstance(row, Mapping):
+        return row
+    return RowError(place, "", f"a row is an object, not {type(row).__name__}; check how it was written")
+
+
+def _with_class_names(name: str, batches: Iterable[list[dict[str, Any]]], features: Mapping[str, Any]) -> Placed:
+    labels = {column: feature.names for column, feature in features.items() if hasattr(feature, "int2str")}
+    number = 0
+    for batch in batches:
+        for row in batch:
+            number += 1
+            for column, names in labels.items():
+                row[column] = None if row[column] in (None, -1) else names[row[column]]
+            yield f"{name}:{number}", row

@@ -1,0 +1,255 @@
+"""Properties of foreign formats: each shape is recognised as one format, and becomes the row that it means."""
+
+from typing import Any
+
+import pytest
+
+from audiollm.conversation import AudioPart, RowError, TextPart, parse_row
+from audiollm.data.formats import ASK_FOR_SCENE, ASK_FOR_WORDS, FORMATS, converter, detect, detect_all
+
+OURS: dict[str, Any] = {
+    "messages": [
+        {"role": "user", "content": [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": "Who?"}]},
+        {"role": "assistant", "content": "Birds."},
+    ]
+}
+TEXT_ONLY: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Birds."}]
+}
+SWIFT: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "<audio>Who?"}, {"role": "assistant", "content": "Birds."}],
+    "audios": ["a.wav"],
+}
+SWIFT_QUERY: dict[str, Any] = {"query": "<audio>Who?", "response": "Birds.", "audios": ["a.wav"]}
+FACTORY: dict[str, Any] = {
+    "conversations": [{"from": "human", "value": "<audio>Who?"}, {"from": "gpt", "value": "Birds."}],
+    "audios": ["a.wav"],
+}
+NVIDIA: dict[str, Any] = {
+    "id": 7,
+    "sound": "a.wav",
+    "duration": 3.0,
+    "conversations": [{"from": "human", "value": "<sound>\nWho?"}, {"from": "gpt", "value": "Birds."}],
+}
+TABLE: dict[str, Any] = {"audio": "a.wav", "question": "Who?", "answer": "Birds."}
+SHAPES: dict[str, dict[str, Any]] = {
+    "rows": OURS,
+    "ms-swift": SWIFT,
+    "llama-factory": FACTORY,
+    "nvidia": NVIDIA,
+    "table": TABLE,
+}
+
+
+def converted(raw: dict[str, Any], format: str | None = None) -> Any:
+    return parse_row(converter(format or detect(raw))(raw))
+
+
+def two_turns(first: str, second: str, *audios: str) -> dict[str, Any]:
+    turns = [("user", first), ("assistant", "One <audio>."), ("user", second), ("assistant", "Two.")]
+    return {"messages": [{"role": role, "content": text} for role, text in turns], "audios": list(audios)}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_shape_is_recognised_and_means_the_same_row(name: str) -> None:
+    assert detect(SHAPES[name]) == name
+    assert converted(SHAPES[name]).messages == parse_row(OURS).messages
+
+
+def test_the_query_form_of_ms_swift_means_the_same_row() -> None:
+    assert detect(SWIFT_QUERY) == "ms-swift"
+    assert converted(SWIFT_QUERY) == parse_row(OURS)
+
+
+def test_system_and_history_of_ms_swift_come_first() -> None:
+    row = converted(
+        SWIFT_QUERY | {"system": "Listen.", "history": [["Hi <audio>", "Hello."]], "audios": ["0.wav", "a.wav"]}
+    )
+    said = [(message.role, message.text) for message in row.messages]
+    assert said[:3] == [("system", "Listen."), ("user", "Hi"), ("assistant", "Hello.")]
+    assert [clip.audio for clip in row.clips] == ["0.wav", "a.wav"]
+    assert converted(SWIFT | {"system": "Listen."}).messages[0].text == "Listen."
+    with pytest.raises(RowError, match=r"history\[0\]: must be a question and its answer"):
+        converted(SWIFT_QUERY | {"history": ["Hi"]})
+
+
+@pytest.mark.parametrize("name", ["ms-swift", "llama-factory"])
+def test_messages_beside_audios_are_read_under_both_names(name: str) -> None:
+    assert converted(SWIFT, name) == parse_row(OURS)
+
+
+def test_clips_stand_where_their_tags_stood() -> None:
+    row = converted(two_turns("Compare <audio> with <audio>.", "And\n<audio>\nthis?", "1", "2", "3"))
+    first, _, second, _ = (message.content for message in row.messages)
+    assert first == (TextPart("Compare"), AudioPart("1"), TextPart("with"), AudioPart("2"), TextPart("."))
+    assert second == (TextPart("And"), AudioPart("3"), TextPart("this?"))
+    assert row.messages[1].text == "One <audio>."  # the assistant's words are not looked at
+
+
+def test_without_tags_the_clips_open_the_first_question() -> None:
+    row = converted(two_turns("Compare.", "And now?", "1", "2"))
+    assert row.messages[0].content == (AudioPart("1"), AudioPart("2"), TextPart("Compare."))
+    assert row.messages[2].content == (TextPart("And now?"),)
+
+
+@pytest.mark.parametrize(
+    ("raw", "cause"),
+    [
+        (SWIFT | {"audios": ["1", "2"]}, "the texts have 1 <audio> and the row 2 audios"),
+        (two_turns("<audio><audio>", "", "1"), "the texts have 2 <audio> and the row 1 audios"),
+        (FACTORY | {"audios": []}, "the texts have 1 <audio> and the row 0 audios"),
+        (NVIDIA | {"sound": ["1", "2", "3"]}, "the texts have 1 <sound> and the row 3 audios"),
+    ],
+)
+def test_tags_and_audios_must_agree_in_number(raw: dict[str, Any], cause: str) -> None:
+    with pytest.raises(RowError, match=r"^audios: ") as caught:
+        converted(raw)
+    assert cause in caught.value.cause
+
+
+def test_a_single_audio_may_stand_outside_a_list() -> None:
+    assert converted({"messages": SWIFT["messages"], "audio": "a.wav"}) == parse_row(OURS)
+
+
+def test_our_rows_are_never_searched_for_tags() -> None:
+    raw = {"messages": [{"role": "user", "content": "What is <audio>?"}, {"role": "assistant", "content": "A tag."}]}
+    assert converted(raw).question == "What is <audio>?"
+    filled = {"messages": [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "<audio>?"}]}]}
+    filled["messages"].append({"role": "assistant", "content": "A tag."})
+    row = converted(filled | {"audios": [b"sound"]})
+    assert row.messages[0].content == (AudioPart(b"sound"), TextPart("<audio>?"))
+
+
+def test_rows_of_ms_swift_without_audio_are_read_like_their_neighbours() -> None:
+    assert detect_all([TEXT_ONLY, SWIFT, TEXT_ONLY]) == "ms-swift"
+    assert converted(TEXT_ONLY, "ms-swift") == parse_row(TEXT_ONLY)
+    lost = {"messages": SWIFT["messages"]}
+    with pytest.raises(RowError, match="1 <audio> and the row 0 audios"):
+        converted(lost, "ms-swift")
+
+
+def test_sharegpt_roles_become_ours() -> None:
+    turns = [
+        ("system", "Listen."),
+        ("human", "<audio>Who?"),
+        ("gpt", "Birds."),
+        ("user", "Sure?"),
+        ("assistant", "Yes."),
+    ]
+    row = converted({"conversations": [{"from": role, "value": text} for role, text in turns], "audios": ["a.wav"]})
+    assert [message.role for message in row.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert converted(FACTORY | {"system": "Listen."}).messages[0].text == "Listen."
+
+
+@pytest.mark.parametrize("role", ["function_call", "observation", None])
+def test_a_role_that_we_do_not_have_is_named(role: str | None) -> None:
+    raw = {"conversations": [*FACTORY["conversations"], {"from": role, "value": "{}"}], "audios": ["a.wav"]}
+    with pytest.raises(RowError, match=rf"conversations\[2\]\.from: unknown role {role!r}"):
+        converted(raw)
+
+
+def test_a_worse_answer_is_kept() -> None:
+    assert converted(SWIFT | {"rejected_response": "Cars."}).rejected == "Cars."
+    pair = {"chosen": {"from": "gpt", "value": "Birds."}, "rejected": {"from": "gpt", "value": "Cars."}}
+    row = converted({"conversations": FACTORY["conversations"][:1], "audios": ["a.wav"]} | pair)
+    assert (row.target, row.rejected) == ("Birds.", "Cars.")
+
+
+def test_pictures_are_refused() -> None:
+    with pytest.raises(RowError, match="images: this model only listens"):
+        converted(SWIFT | {"images": ["a.png"]})
+
+
+@pytest.mark.parametrize("audio", ["audio", "path", "file", "file_name", "audio_path", "clip", "wav"])
+@pytest.mark.parametrize("question", ["question", "Prompt", "instruction", "QuestionText"])
+@pytest.mark.parametrize("answer", ["answer", "text", "Response", "label", "transcript"])
+def test_common_names_of_columns_are_understood(audio: str, question: str, answer: str) -> None:
+    row = converted({audio: "a.wav", question: "Who?", answer: "Birds."})
+    assert (row.clips[0].audio, row.question, row.target) == ("a.wav", "Who?", "Birds.")
+
+
+@pytest.mark.parametrize("column", ["transcript", "sentence", "text"])
+def test_a_table_of_transcripts_asks_for_the_words(column: str) -> None:
+    row = converted({"path": "a.wav", column: "hello there"})
+    assert (row.question, row.target, row.task) == (ASK_FOR_WORDS, "hello there", "asr")
+    assert row.clips[0].transcript == "hello there"
+
+
+def test_a_table_without_questions_asks_for_the_scene_or_what_it_is_told() -> None:
+    raw = {"path": "a.wav", "caption": "Rain."}
+    assert converted(raw).question == ASK_FOR_SCENE
+    assert parse_row(converter("table", question="Which weather?")(raw)).question == "Which weather?"
+    with pytest.raises(RowError, match="question= is for tables"):
+        converter("rows", question="Which weather?")
+
+
+def test_other_columns_are_kept_in_their_place() -> None:
+    row = converted(
+        TABLE | {"id": 3, "split": "test", "start": "0.5", "end": "2", "speaker": "f1", "take": "", "task": "aqa"}
+    )
+    assert (row.id, row.split, row.task, row.extra) == ("3", "test", "aqa", {"speaker": "f1"})
+    assert (row.clips[0].start, row.clips[0].end) == (0.5, 2.0)
+    clip = converted(TABLE | {"transcript": "42", "Description": "a voice"}).clips[0]
+    assert (clip.transcript, clip.description) == ("42", "a voice")
+    with pytest.raises(RowError, match=r"start: must be a number of seconds, and is 'soon'"):
+        converted(TABLE | {"start": "soon"})
+
+
+def test_the_first_name_decides_between_columns_and_others_are_refused() -> None:
+    row = converted({"audio": "a.wav", "path": "other.wav", "answer": "Birds.", "label": "bird", "question": "Who?"})
+    assert (row.clips[0].audio, row.target) == ("a.wav", "Birds.")
+    with pytest.raises(
+        RowError, match="columns 'path' and 'Wav' could all be the audio; rename the right one to 'audio'"
+    ):
+        converted({"path": "a.wav", "Wav": "b.wav", "answer": "Birds."})
+    with pytest.raises(RowError, match="columns 'label' and 'text' could all be the answer"):
+        converted({"audio": "a.wav", "text": "hello", "label": "angry"})
+
+
+def test_an_empty_question_in_a_table_is_refused() -> None:
+    with pytest.raises(RowError, match="question: the question is empty"):
+        converted(TABLE | {"question": ""})
+
+
+def test_the_answer_to_a_choice_is_one_of_the_choices() -> None:
+    row = converted(TABLE | {"choices": ["Birds.", "Cars."]})
+    assert (row.choices, row.answer) == (("Birds.", "Cars."), "Birds.")
+    with pytest.raises(RowError, match="answer: '1' is not among the choices"):
+        converted(TABLE | {"choices": ["Birds.", "Cars."], "answer": 1})
+
+
+@pytest.mark.parametrize("raw", [{}, {"audio": "a.wav"}, {"question": "Who?", "answer": "Birds."}, {"foo": 1}])
+def test_an_unknown_shape_says_which_setting_decides(raw: dict[str, Any]) -> None:
+    with pytest.raises(RowError, match="format="):
+        detect(raw)
+
+
+def test_two_shapes_in_one_say_which_setting_decides() -> None:
+    with pytest.raises(RowError, match=r"could be rows or llama-factory .* say which with format="):
+        detect(OURS | FACTORY)
+    with pytest.raises(RowError, match=r"several formats \(rows, table\).* format="):
+        detect_all([OURS, TABLE])
+    assert detect_all([{"foo": 1}, TABLE]) == "table"
+    with pytest.raises(RowError, match="unknown format 'swift'; known: rows, ms-swift"):
+        converter("swift")
+
+
+def reads_or_refuses(raw: dict[str, Any], name: str) -> None:
+    try:
+        converted(raw, name)
+    except RowError as error:
+        assert error.cause
+
+
+def test_a_row_of_another_format_is_read_or_refused_in_words() -> None:
+    for name in FORMATS:
+        for raw in (*SHAPES.values(), SWIFT_QUERY, TEXT_ONLY, {}):
+            reads_or_refuses(raw, name)
+
+
+def test_broken_rows_are_refused_in_words_in_every_format() -> None:
+    broken: list[Any] = [None, 3, "text", [], [3], {}, [{}], [{"role": "user"}], [{"from": "human"}], [["a"]]]
+    for name, raw in SHAPES.items():
+        for key in ("messages", "conversations", "audios", "history", "query", "audio", "answer", "sound", "question"):
+            for value in broken:
+                reads_or_refuses(raw | {key: value}, name)
