@@ -245,10 +245,9 @@ def _ours(folder: Path) -> Path:
 def _last_finished_stage(run: Path) -> Path:
     """The checkpoint of the last stage that a run has finished."""
     stages = _read_json(run / "run.json").get("stages", {}) if (run / "run.json").is_file() else {}
-    finished = [run / stage["checkpoint"] for stage in stages.values() if stage.get("checkpoint")]
-    for folder in reversed(finished):
-        if (folder / "config.json").is_file():
-            return _ours(folder)
+    for name in reversed(list(stages)):
+        if (run / name / "config.json").is_file():
+            return _ours(run / name)
     raise CheckpointError(f"{run} has no finished stage yet; let `audiollm train` finish one, or name another folder")
 
 

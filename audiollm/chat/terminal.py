@@ -188,6 +188,7 @@ class _CommandCompleter(Completer):
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         command, space, rest = document.text_before_cursor.partition(" ")
         if not space and command.startswith("/"):
-            yield from WordCompleter(list(COMMANDS), sentence=True).get_completions(document, complete_event)
+            words = [name + " " if arguments else name for name, (arguments, _) in COMMANDS.items()]
+            yield from WordCompleter(words, sentence=True).get_completions(document, complete_event)
         elif command in ("/audio", "/save"):
             yield from PathCompleter(expanduser=True).get_completions(Document(rest), complete_event)

@@ -52,7 +52,7 @@ def run(parts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     save_checkpoint(parts.model, parts.processor, folder / "instruct")
     (folder / "recipe.yaml").write_text("name: tiny\n")
-    (folder / "run.json").write_text(json.dumps({"stages": {"instruct": {"checkpoint": "instruct"}}}))
+    (folder / "run.json").write_text(json.dumps({"stages": {"instruct": {"steps": 10}}}))
     return folder
 
 
@@ -105,7 +105,9 @@ def test_a_checkpoint_answers_as_the_model_that_was_saved(listener, run):
     loaded = load(run, device="cpu")
     assert loaded.name == "tiny/instruct" and loaded.model.dtype == torch.float32
     assert list(loaded.answer(asked, max_new_tokens=10)) == expected
-    assert load(run / "instruct", device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
+    half = load(run / "instruct", device="cpu", dtype="bfloat16")
+    assert half.model.dtype == torch.bfloat16
+    assert all(answer.num_new_tokens for answer in half.answer(asked, max_new_tokens=2))
 
 
 def test_a_conversation_with_a_checkpoint(run, recording, tmp_path):

@@ -301,8 +301,8 @@ def completions(text):
 def test_commands_and_paths_are_completed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my siren.wav").touch()
-    assert completions("/a") == ["/audio"]
-    assert completions("/") == list(terminal.COMMANDS)
+    assert completions("/a") == ["/audio "]
+    assert [name.strip() for name in completions("/")] == list(terminal.COMMANDS)
     assert completions("/audio my s") == ["iren.wav"]
     assert completions("/help my") == completions("What") == completions("") == []
 

@@ -223,14 +223,14 @@ def test_streaming_a_broken_clip_raises_its_audio_error(listener, tmp_path):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with two finished stages of three."""
+    """A run with three stages, of which the last one's checkpoint was deleted."""
     folder = tmp_path / "runs" / "demo"
     for stage in ("align", "instruct", "polish"):
         (folder / stage).mkdir(parents=True)
     for stage in ("align", "instruct"):
         (folder / stage / "config.json").write_text('{"model_type": "audiollm"}')
     (folder / "recipe.yaml").write_text("name: demo\n")
-    stages = {"align": {"checkpoint": "align"}, "instruct": {"checkpoint": "instruct"}, "polish": {}}
+    stages = {"align": {"steps": 10}, "instruct": {"steps": 10}, "polish": {"steps": 10}}
     (folder / "run.json").write_text(json.dumps({"stages": stages}))
     return folder
 
