@@ -1,8 +1,8 @@
 """Chat templates of public model families, written out in their public form, each with a tiny tokenizer of its kind.
 
-The tokenizers are trained here in milliseconds: byte-level BPE (Qwen, Llama 3), and three ways in which SentencePiece
-tokenizers treat the start of a text (Mistral: a space before the first word; Llama 2: after every special token; Gemma:
-none), once as Unigram, whose vocabulary holds its special tokens.
+The tokenizers are trained here in milliseconds: byte-level BPE (Qwen, Llama 3, Phi-3), and three ways in which
+SentencePiece tokenizers treat the start of a text (Mistral: a space before the first word; earlier, and in Llama 2:
+after every special token; Gemma: none), once as Unigram, whose vocabulary holds its special tokens.
 """
 
 import json
@@ -13,7 +13,8 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from audiollm.models.rendering import DEFAULT_CHAT_TEMPLATE, DEFAULT_SPECIAL_TOKENS
+from audiollm.models.rendering import DEFAULT_CHAT_TEMPLATE
+from audiollm.models.tokenizer import train_tokenizer
 
 CHATML = """\
 {% for message in messages %}{% if loop.first and message['role'] != 'system' %}
@@ -25,10 +26,11 @@ QWEN3 = """\
 {%- if messages[0].role == 'system' %}
     {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
 {%- endif %}
-{%- set ns = namespace(last_query_index=messages|length - 1) %}
+{%- set ns = namespace(multi_step_tool=true, last_query_index=messages|length - 1) %}
 {%- for message in messages[::-1] %}
     {%- set index = (messages|length - 1) - loop.index0 %}
-    {%- if ns.last_query_index == messages|length - 1 and message.role == 'user' %}
+    {%- if ns.multi_step_tool and message.role == 'user' %}
+        {%- set ns.multi_step_tool = false %}
         {%- set ns.last_query_index = index %}
     {%- endif %}
 {%- endfor %}
@@ -142,6 +144,10 @@ VICUNA = """\
 {%- endfor %}
 {%- if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"""
 
+PHI3 = """\
+{%- for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}"""
+
 SENTENCES = [
     "What do you hear in this recording? A dog barks twice, then a bell rings and somebody says good morning.",
     "You are a helpful assistant. Answer in one word. How many birds are singing? Two birds are singing.",
@@ -168,15 +174,17 @@ class Family:
         return tokenizer
 
 
-def byte_level(special: Sequence[str], added: Sequence[str] = (), **names: str) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, as in Qwen and Llama 3."""
+def byte_level(
+    special: Sequence[str], added: Sequence[str] = (), *, rstrip: bool = False, **names: str
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, as in Qwen and Llama 3; with `rstrip` special tokens swallow the white space after them."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(SENTENCES, trainer)
-    return with_added_tokens(tokenizer, special, added, **names)
+    return with_added_tokens(tokenizer, special, added, rstrip=rstrip, **names)
 
 
 def sentencepiece(
@@ -215,9 +223,11 @@ def with_byte_pieces(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def with_added_tokens(
-    tokenizer: Tokenizer, special: Sequence[str], added: Sequence[str], **names: str
+    tokenizer: Tokenizer, special: Sequence[str], added: Sequence[str], *, rstrip: bool = False, **names: str
 ) -> PreTrainedTokenizerFast:
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False, rstrip=rstrip) for token in special]
+    )
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in added])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **names)
 
@@ -236,6 +246,11 @@ def mistral() -> PreTrainedTokenizerFast:
     return sentencepiece(["<s>", "</s>", "[INST]", "[/INST]"], bos_token="<s>", eos_token="</s>")
 
 
+def mistral_legacy() -> PreTrainedTokenizerFast:
+    special = ["<s>", "</s>", "[INST]", "[/INST]"]
+    return sentencepiece(special, start="every", bos_token="<s>", eos_token="</s>")
+
+
 def llama2() -> PreTrainedTokenizerFast:
     return sentencepiece(["<s>", "</s>"], start="every", bos_token="<s>", eos_token="</s>")
 
@@ -251,7 +266,12 @@ def unigram() -> PreTrainedTokenizerFast:
 
 
 def from_scratch() -> PreTrainedTokenizerFast:
-    return byte_level([*DEFAULT_SPECIAL_TOKENS, "<|pad|>"], eos_token="<|end|>", pad_token="<|pad|>")
+    return train_tokenizer(SENTENCES, 400)
+
+
+def phi3() -> PreTrainedTokenizerFast:
+    special = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+    return byte_level(special, rstrip=True, eos_token="<|endoftext|>")
 
 
 def vicuna() -> PreTrainedTokenizerFast:
@@ -266,9 +286,11 @@ FAMILIES = [
     Family("llama3_today", LLAMA3_TODAY, llama3, "<|eot_id|>"),
     Family("mistral", MISTRAL, mistral, "</s>", opening=" "),
     Family("mistral_unigram", MISTRAL, unigram, "</s>", opening=" "),
+    Family("mistral_legacy", MISTRAL, mistral_legacy, "</s>", opening=" "),
     Family("llama2", LLAMA2, llama2, " </s>", opening=" "),
     Family("gemma", GEMMA, gemma, "<end_of_turn>", takes_system=False),
+    Family("phi3", PHI3, phi3, "<|end|>"),
     Family("vicuna", VICUNA, vicuna, "</s>", takes_system=False, opening=" "),
-    Family("from_scratch", DEFAULT_CHAT_TEMPLATE, from_scratch, "<|end|>"),
+    Family("from_scratch", DEFAULT_CHAT_TEMPLATE, from_scratch, "<|end|>", opening=" "),
 ]
 BY_NAME = {family.name: family for family in FAMILIES}

@@ -1,11 +1,11 @@
 """Control tokens that people type stay letters: only the chat template writes `<|im_end|>`, `</s>` or `<|audio|>`.
 
-A string without typed control tokens is encoded whole, exactly as the tokenizer does it. Typed ones are marked before
-the template runs; afterwards the stretch of text that holds a mark is encoded by a copy of the tokenizer that knows no
-control token:
+A text without typed control tokens is encoded by the tokenizer as it is. Typed ones are marked (') before the template
+runs. A text with marks is encoded by a copy of the tokenizer that knows each control token by another name (^), which
+those that the template wrote are given, and nobody can type:
 
-    template writes   <|im_start|>user\\n What does <|im_end|> mean? <|im_end|>
-    encoded as        [id        ][ letters, the copy's ids       ][id      ]
+    rendered       <|im_start|>user What does <'|'i'm'_'e'n'd'|'>' mean?<|im_end|>
+    for the copy  ^<|im_start|>user What does <|im_end|> mean?^<|im_end|>
 
 Not here: what is rendered (models/rendering.py).
 """
@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 AUDIO_TOKEN = "<|audio|>"
 
 # Private-use characters, removed from what people write: one follows each character of a typed control token, the other
-# hides a control token's name from the copy.
+# comes before a control token's name in the copy.
 MARK, HIDDEN = "\U000f0000", "\U000f0001"
 NO_MARKS = str.maketrans({MARK: None, HIDDEN: None})
 
@@ -50,19 +50,14 @@ class ControlTokens:
         return pattern.sub(lambda match: "".join(c + MARK for c in match[0]), text.translate(NO_MARKS))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text that may hold marks; without marks the tokenizer's own ids of the whole string."""
+        """Ids of a text that may hold marks; without marks they are the tokenizer's own."""
         if MARK not in text:
-            return self._encode_whole(text)
-        ids: list[int] = []
-        waiting = ""
-        for piece in self.written.split(text):
-            if MARK not in piece:
-                waiting += piece
-                continue
-            at_start = not ids and not waiting
-            ids += self._encode_whole(waiting) + self._encode_letters(piece.replace(MARK, ""), at_start)
-            waiting = ""
-        return ids + self._encode_whole(waiting)
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._encode_marked(text)
+
+    def _encode_marked(self, text: str) -> list[int]:
+        hidden = self.written.sub(HIDDEN + r"\1", text).replace(MARK, "")
+        return list(self._copy.encode(hidden, add_special_tokens=False).ids)
 
     def encode_after(self, context: str, text: str) -> list[int]:
         """Ids of `text` as it stands after `context`, where no token spans the boundary."""
@@ -72,17 +67,8 @@ class ControlTokens:
             return ids[len(before) :]
         return self.encode_after(AUDIO_TOKEN, text)  # a control token never merges with what follows
 
-    def _encode_whole(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-    def _encode_letters(self, text: str, at_start: bool) -> list[int]:
-        """Ids without control tokens; SentencePiece treats the start of a string differently from its middle."""
-        if at_start:
-            return list(self._letters.encode(text, add_special_tokens=False).ids)
-        return list(self._letters.encode(HIDDEN + AUDIO_TOKEN + text, add_special_tokens=False).ids[1:])
-
     @cached_property
-    def _letters(self) -> Tokenizer:
+    def _copy(self) -> Tokenizer:
         """The same tokenizer, in which every control token has a name that nobody can type."""
         state = json.loads(self.tokenizer.backend_tokenizer.to_str())
         state |= {"padding": None, "truncation": None}

@@ -25,8 +25,7 @@ from audiollm.models.control_tokens import AUDIO_TOKEN, MARK, ControlTokens
 # A prompt must not change from day to day: templates that print the date get the one that Llama's own falls back to.
 FIXED_DATE = datetime.date(2024, 7, 26)
 
-# For small models trained from scratch; their tokenizer holds these as special tokens, and <|end|> as eos_token.
-DEFAULT_SPECIAL_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+# For small models trained from scratch; their tokenizer holds <|system|>, <|user|>, <|assistant|> and <|end|>.
 DEFAULT_CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{ '<|' + message.role + '|>' + message.content }}{{ '<|end|>' if message.role == 'assistant' }}"
