@@ -1,0 +1,125 @@
+"""The end of a run: the finished model is asked what the recipe's `evaluate:` says, and the figures are written and shown.
+
+ runs/NAME/results.json      scores, seconds of each stage, peak memory
+ runs/NAME/report.html       the same for people, with curves and examples
+ runs/NAME/answers/*.jsonl   every answer
+"""
+
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from audiollm import __version__
+from audiollm.conversation import Row
+from audiollm.data.sources import load_rows
+from audiollm.evaluation.results import EvaluationResult, write_results
+from audiollm.evaluation.run import evaluate
+from audiollm.inference import Listener, load
+from audiollm.recipe import EvaluationSettings, Recipe
+from audiollm.report import ReportData, choose_examples, print_scores, write_report
+
+
+def judge(recipe: Recipe, *, prepare_seconds: float = 0.0) -> dict[str, EvaluationResult]:
+    """Evaluate the run's last checkpoint, write results.json and report.html, and print the table."""
+    if not recipe.evaluate:
+        return {}
+    folder = Path(recipe.output)
+    started = time.perf_counter()
+    listener = load(folder)
+    results = {entry.title: ask(listener, entry, folder / "answers") for entry in recipe.evaluate}
+    stages = json.loads((folder / "run.json").read_text())["stages"]
+    seconds = {"prepare": prepare_seconds} | {name: stage["seconds"] for name, stage in stages.items()}
+    seconds["evaluate"] = time.perf_counter() - started
+    figures = write_results(
+        folder / "results.json", results, total_seconds=sum(seconds.values()), peak_memory_gib=peak_memory_gib(),
+        stages=seconds,
+    )  # fmt: skip
+    command = chat_command(recipe)
+    data = report_data(recipe, results, figures, stages, command)
+    report = write_report(folder / "report.html", data)
+    print_scores(data.tasks, data.further, title=recipe.name, remarks=data.remarks)
+    print(f"{figures['total_seconds'] / 60:.1f} minutes, peak memory {figures['peak_memory_gib']:.1f} GiB")
+    print(f"report: {report}\nnext:   {command}")
+    return results
+
+
+def ask(listener: Listener, entry: EvaluationSettings, answers: Path) -> EvaluationResult:
+    """One entry of the recipe's `evaluate:`."""
+    rows = [row for row in load_rows(entry.path) if entry.tasks is None or row.task in entry.tasks][: entry.limit]
+    return evaluate(
+        listener,
+        rows,
+        blind=entry.blind,
+        batch_size=entry.batch_size,
+        max_new_tokens=entry.max_new_tokens,
+        out=answers / f"{entry.title}.jsonl",
+        progress=sys.stderr.isatty(),
+    )
+
+
+def report_data(
+    recipe: Recipe,
+    results: Mapping[str, EvaluationResult],
+    figures: Mapping[str, Any],
+    stages: Mapping[str, Any],
+    command: str,
+) -> ReportData:
+    """What the report tells of this run."""
+    first = next(iter(results.values()))
+    further = {name: values["tasks"] for name, values in figures.get("evaluations", {}).items()}
+    return ReportData(
+        name=recipe.name,
+        tasks=figures["tasks"],
+        further=further,
+        examples=choose_examples(first.examples, 12),
+        curves={name: {"loss": s["loss"], "validation": s["validation"]} for name, s in stages.items()},
+        stage_seconds=figures["stages"],
+        total_seconds=figures["total_seconds"],
+        peak_memory_gib=figures["peak_memory_gib"],
+        chat_command=command,
+        settings=recipe.to_yaml(),
+        hardware=hardware(),
+        versions={"audiollm": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        remarks=[remark for result in results.values() for remark in result.remarks],
+    )
+
+
+def chat_command(recipe: Recipe) -> str:
+    """What to type next: a question about a clip of the test."""
+    rows = load_rows(recipe.evaluate[0].path)
+    clip = next((clip.audio for row in rows for clip in row.clips if isinstance(clip.audio, str)), "recording.wav")
+    path = Path(clip)
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f'audiollm chat {recipe.output} --audio {shown} "What do you hear?"'
+
+
+def show_answers(model: Any, processor: Any, rows: Sequence[Row], count: int = 3) -> None:
+    """Print the model's answers to some rows, one of each task, beside the right ones."""
+    picked = list({row.task: row for row in rows}.values())[:count]
+    answers = Listener(model, processor).answer([row.prompt for row in picked], max_new_tokens=64)
+    for row, answer in zip(picked, answers, strict=True):
+        print(f"  {row.question}  {answer.text!r}  (right: {row.target!r})")
+
+
+def peak_memory_gib() -> float:
+    """The most memory that this process or one of its children held, in GiB; on a GPU the most that it allocated."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB here
+    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return most * unit / 2**30
+
+
+def hardware() -> str:
+    """One line about the machine."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{torch.get_num_threads()} threads, {platform.processor() or platform.machine()}, no GPU"
