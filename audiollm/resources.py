@@ -54,6 +54,18 @@ def packaged_folder(kind: Kind) -> Path:
     raise FileNotFoundError(f"this installation of audiollm has no {kind}/; install the wheel, or work from a checkout")
 
 
+def opening_line(path: Path) -> str:
+    """What a file says of itself: its first comment."""
+    first = next(iter(path.read_text(encoding="utf-8").splitlines()), "")
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def deepspeed_file(name_or_file: str) -> Path:
+    """DeepSpeed settings by packaged name, such as zero2, or by path."""
+    path = Path(name_or_file)
+    return path if path.is_file() else find_packaged("ds_configs", name_or_file)
+
+
 def import_converter(name: str) -> ModuleType:
     """The module `data_prep.NAME`, wherever its file lies.
 

@@ -1,4 +1,4 @@
-"""The quickstart's whole road with a small budget: prepare, every stage, evaluation, report. Run by .ci/run, not by pytest.
+"""The quickstart's whole road with a small budget: prepare, every stage, evaluation, report. Run by .ci/run.
 
 The budget is too small for the figures of the README; what it must reach is well above guessing, and far below them.
 """

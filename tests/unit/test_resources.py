@@ -40,6 +40,18 @@ def test_a_name_finds_its_file(package):
     assert sorted(resources.packaged_files("data_prep")) == ["bells", "clap"]
 
 
+def test_deepspeed_settings_are_a_name_or_a_file(package, tmp_path):
+    (tmp_path / "mine.json").write_text("{}")
+    assert resources.deepspeed_file("zero9") == package / "ds_configs/zero9.json"
+    assert resources.deepspeed_file(str(tmp_path / "mine.json")) == tmp_path / "mine.json"
+
+
+def test_a_file_says_what_it_is(tmp_path):
+    (tmp_path / "a").write_text("# A tiny model.\nname: a")
+    (tmp_path / "b").write_text("name: b")
+    assert resources.opening_line(tmp_path / "a") == "A tiny model." and resources.opening_line(tmp_path / "b") == ""
+
+
 def test_a_misspelt_name_is_told_the_nearest(package):
     with pytest.raises(FileNotFoundError, match="did you mean 'zero9'"):
         resources.find_packaged("ds_configs", "zero8")
