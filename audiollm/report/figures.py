@@ -1,0 +1,48 @@
+"""How figures read: percentages, durations, and what each metric means in words.
+
+Not here: where the figures come from (audiollm/evaluation).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class MetricNote(NamedTuple):
+    """A metric in the words of a table."""
+
+    words: str
+    lower_is_better: bool = False
+
+
+METRICS = {
+    "exact": MetricNote("right answers"),
+    "f1": MetricNote("F1 of the things named"),
+    "wer": MetricNote("word errors, lower is better", lower_is_better=True),
+}
+
+
+def metric_note(metric: str) -> MetricNote:
+    """The words for a metric; its own name where there are none."""
+    return METRICS.get(metric, MetricNote(metric))
+
+
+def percent(fraction: float | None) -> str:
+    """0.973 -> "97.3%"; an absent figure is a dash."""
+    return "–" if fraction is None else f"{100 * fraction:.1f}%"
+
+
+def interval(ci95: Sequence[float]) -> str:
+    """(0.951, 0.982) -> "95.1–98.2%"."""
+    low, high = ci95
+    return f"{100 * low:.1f}–{100 * high:.1f}%"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as one says them: 8.4 -> "8 s", 754 -> "12 min 34 s", 7322 -> "2 h 2 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s" if seconds >= 1 else f"{seconds:.1f} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
