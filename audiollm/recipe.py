@@ -34,7 +34,7 @@ from audiollm.models.settings import Settings, nearest, refuse_unknown
 from audiollm.recipe_files import Layers, RecipeError, read_layers, resolve
 from audiollm.recipe_trainer import check_trainer, default_learning_rate, trainer_types
 
-__all__ = ["Recipe", "RecipeError", "load_recipe", "missing_files", "recipe_schema"]
+__all__ = ["Recipe", "RecipeError", "load_recipe", "missing_files", "recipe_schema", "require_files"]
 
 Part = Literal["encoder", "connector", "lora", "llm"]
 ObjectiveName = Literal["language_modeling", "contrastive", "ctc"]
@@ -431,6 +431,13 @@ def missing_files(recipe: Recipe) -> list[str]:
     if checkpoint and not Path(checkpoint).exists() and is_local(checkpoint):
         missing.append(str(recipe.error("model.checkpoint", f"is {checkpoint}, and there is no such folder")))
     return missing
+
+
+def require_files(recipe: Recipe) -> None:
+    """RecipeError that lists what is missing."""
+    missing = missing_files(recipe)
+    if missing:
+        raise RecipeError("\n".join(missing))
 
 
 def is_local(checkpoint: str) -> bool:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from audiollm.models.configuration import PARTS
 from audiollm.models.connectors.window_qformer import WindowQFormerSettings
-from audiollm.recipe import Part, Recipe, RecipeError, load_recipe, missing_files, recipe_schema
+from audiollm.recipe import Part, Recipe, RecipeError, load_recipe, missing_files, recipe_schema, require_files
 from audiollm.recipe_trainer import OWNED_TRAINER_KEYS
 
 TINY = """\
@@ -219,7 +219,10 @@ def test_missing_files_are_told_unless_they_will_be_made():
     recipe = load_recipe(write())
     (sentence,) = missing_files(recipe)
     assert sentence.startswith("tiny.yaml:11: stages.align.data.train.1.path is other.jsonl, and there is no such file")
+    with pytest.raises(RecipeError, match=r"tiny\.yaml:11"):
+        require_files(recipe)
     Path("other.jsonl").touch()
+    require_files(recipe)
     assert missing_files(recipe) == []
     assert missing_files(load_recipe("tiny.yaml", ["stages.align.data.train.1.path=*.jsonl"])) == []
     assert len(missing_files(load_recipe("tiny.yaml", ["prepare={}"]))) == 5

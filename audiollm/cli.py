@@ -1,0 +1,219 @@
+"""The commands: each takes its words from the terminal and calls the package. No logic, and nobody imports it.
+
+What a command needs is imported inside it, so that `audiollm --help` answers at once.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from audiollm import __version__
+
+app = typer.Typer(
+    name="audiollm",
+    help="Build, train and judge language models that listen.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that differ.")]
+Checkpoint = Annotated[str, typer.Argument(help="Folder of a run or of one of its stages, or a name on the Hub.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+
+EXTRAS = {"espeakng_loader": "demo", "scipy": "demo", "deepspeed": "deepspeed", "bitsandbytes": "quant"}
+"""Modules that not everybody needs, and the extra that installs each."""
+
+
+def main() -> None:
+    """The `audiollm` command."""
+    try:
+        app()
+    finally:
+        _flush()
+
+
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Register a command whose failures are told in one sentence."""
+    app.command()(in_one_sentence(function))
+    return function
+
+
+def in_one_sentence(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn a user's mistake into one sentence and exit code 2, and an interruption into one line and 130.
+
+    AUDIOLLM_TRACEBACK=1 shows where it happened.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except KeyboardInterrupt:
+            _complain("Stopped. Given again, the same command goes on where it can.")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            raise typer.Exit(141) from None  # whoever read our output has left, as `head` does
+        except (ValueError, OSError, ImportError) as error:
+            if os.environ.get("AUDIOLLM_TRACEBACK"):
+                raise
+            _complain(_in_words(error))
+            raise typer.Exit(2) from None
+
+    return run
+
+
+@command
+def train(
+    recipe: Annotated[str, typer.Argument(help="A packaged recipe (see `audiollm recipes`), a file, or its folder.")],
+    overrides: Overrides = None,
+    stage: Annotated[str | None, typer.Option(help="Train this stage alone; those before it must be done.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and train nothing.")] = False,
+    deepspeed: Annotated[str | None, typer.Option(metavar="NAME_OR_FILE", help="zero2, zero3 or a JSON file.")] = None,
+) -> None:
+    """Train the stages of a recipe, then evaluate and report; what is done already is skipped."""
+    from audiollm import training
+    from audiollm.recipe import load_recipe, require_files
+    from audiollm.resources import deepspeed_file
+
+    loaded = load_recipe(recipe, overrides or [])
+    sharding = str(deepspeed_file(deepspeed)) if deepspeed else None
+    if dry_run:
+        training.dry_run(loaded)
+        return
+    from audiollm.curation.prepare import prepare_all
+    from audiollm.evaluation.judge import judge, show_answers
+
+    require_files(loaded)
+    steps = {name: (loaded.prepared_folder(name), options) for name, options in loaded.prepare.items()}
+    prepare_seconds = prepare_all(steps)
+    training.run_recipe(loaded, stage=stage, deepspeed=sharding, sample=show_answers)
+    if stage is None and os.environ.get("RANK", "0") == "0":
+        judge(loaded, prepare_seconds=prepare_seconds)
+
+
+@command
+def prepare(
+    name: Annotated[str | None, typer.Argument(help="The converter, such as demo.")] = None,
+    options: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for rows and recordings; data/NAME if not said.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was made with other options.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Show the converters that there are.")] = False,
+) -> None:
+    """Make the rows of a data set; without a name, list the data sets."""
+    from audiollm.curation.prepare import catalogue, parse_options
+    from audiollm.curation.prepare import prepare as make
+
+    if list_ or name is None:
+        print("\n".join(f"{name:20} {line}" for name, line in catalogue().items()))
+    else:
+        make(name, out or Path("data", name), parse_options(options or []), overwrite=overwrite)
+
+
+@command
+def evaluate(
+    checkpoint: Checkpoint,
+    data: Annotated[str, typer.Option(metavar="ROWS", help="File, folder or pattern of rows with right answers.")],
+    blind: Annotated[bool, typer.Option("--blind", help="Ask everything without the audio too.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask the first so many rows.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the answers, one JSON line each.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON instead of a table.")] = False,
+) -> None:
+    """Ask a model the questions of some rows and score its answers, task by task."""
+    from audiollm import evaluation, inference, report
+    from audiollm.data.sources import Problems, load_rows
+
+    problems = Problems()
+    rows = load_rows(data, problems=problems)[:limit]
+    listener = inference.load(checkpoint, device=device, dtype=dtype)
+    result = evaluation.evaluate(
+        listener, rows, blind=blind, batch_size=batch_size, max_new_tokens=max_new_tokens, out=out, progress=not as_json
+    )
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        remarks = [*([problems.summary()] if problems.count else []), *result.remarks]
+        report.print_scores(result.to_json()["tasks"], title=f"{checkpoint} on {data}", remarks=remarks)
+
+
+@command
+def chat(
+    checkpoint: Checkpoint,
+    question: Annotated[str | None, typer.Argument(help="One question; without it, a conversation.")] = None,
+    audio: Annotated[
+        list[str] | None, typer.Option(help="A recording to listen to; may be given several times.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+) -> None:
+    """Talk with a model about recordings."""
+    from rich.console import Console
+
+    from audiollm.chat import open_talk
+    from audiollm.chat.terminal import ask_once, converse
+
+    talk = open_talk(checkpoint, device=device, dtype=dtype, max_new_tokens=max_new_tokens)
+    if question is None:
+        converse(talk, audio, Console())
+    else:
+        ask_once(talk, question, audio, Console())
+
+
+@command
+def recipes() -> None:
+    """List the recipes that come with the package."""
+    from audiollm.resources import opening_line, packaged_files
+
+    for name, path in packaged_files("recipes").items():
+        print(f"{name:28} {opening_line(path)}".rstrip())
+
+
+@command
+def schema() -> None:
+    """Print the JSON schema of a recipe, from which editors complete and check it."""
+    from audiollm.recipe import recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=2))
+
+
+@command
+def version() -> None:
+    """Print the version."""
+    print(f"audiollm {__version__}")
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, ImportError) and (error.name or "").split(".")[0] in EXTRAS:
+        module = (error.name or "").split(".")[0]
+        return f"{module} is not installed; pip install 'audiollm[{EXTRAS[module]}]' brings it"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _complain(sentence: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True).print(Text(sentence, style="red"))
+
+
+def _flush() -> None:
+    """Write what is left; where the reader of our output has left, leave without a word too."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
