@@ -17,6 +17,7 @@ OWNED_TRAINER_KEYS = {
     "output_dir": "say it at the top of the recipe: `output: FOLDER`",
     "seed": "say it at the top of the recipe: `seed: 1`",
     "data_seed": "say it at the top of the recipe: `seed: 1`",
+    "disable_tqdm": "progress is shown where there is a terminal",
     "run_name": "a run is named after the recipe's `name` and the stage",
     "deepspeed": "say it on the command line: `audiollm train RECIPE --deepspeed zero2`",
     "parallelism_config": "say it to the launcher, such as `accelerate launch`",
