@@ -147,7 +147,7 @@ def _make_room(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], o
     """Leave a folder that can be written into, or raise ValueError where that would destroy something."""
     ways_out = "remove it, or give another folder"
     if not found and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty, and holds no {MANIFEST} that says what made it; {ways_out}")
+        raise ValueError(f"{out} is not empty, and nothing says what made it; {ways_out}")
     if "seconds" in found and not overwrite:
         raise ValueError(f"{out} was made {_difference(found, wanted)}; {ways_out}")
     for name in found.get("made", []):

@@ -21,7 +21,7 @@ from data_prep.demo.words import CLASSES, VOCABULARY, content_words
 
 COUNTS = ("zero", "one", "two", "three")
 HARD_SHARE = 0.7
-"""How often an absent thing is one that is easily taken for the present one, if it still has a "no" to be asked."""
+"""How often an absent thing is one that is easily taken for the present one, if the balance allows."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Absentees:
     def _choose(self, asked: Collection[str], close: Collection[str]) -> str:
         """A thing not yet asked for: a `close` one where the balance allows, or one that is owed most answers "no"."""
         free = {thing: surplus for thing, surplus in self.surplus.items() if thing not in asked}
-        owed = [thing for thing, surplus in free.items() if surplus > 0 and thing in close]
+        owed = [thing for thing, surplus in free.items() if surplus >= 0 and thing in close]
         if not owed or self.rng.random() > HARD_SHARE:
             largest = max(free.values())
             owed = [thing for thing, surplus in free.items() if surplus == largest]

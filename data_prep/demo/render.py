@@ -13,7 +13,7 @@ from data_prep.demo.draw import Draw
 from data_prep.demo.music import play
 from data_prep.demo.scenes import Scene
 from data_prep.demo.sounds import SOUNDS
-from data_prep.demo.synth import RATE, Samples, in_room, length, to_peak
+from data_prep.demo.synth import RATE, Samples, in_room, length, to_peak, with_edges
 from data_prep.demo.voices import say
 
 EVENT_S = (0.35, 0.6)
@@ -49,7 +49,8 @@ def events(scene: Scene, draw: Draw) -> Samples:
     for name in scene.sounds:
         if pieces:
             pieces.append(np.zeros(length(draw.between(*GAP_S))))
-        pieces.append(to_peak(SOUNDS[name](draw, draw.between(*EVENT_S)), draw.ratio(0.6, 1)))
+        sound = with_edges(SOUNDS[name](draw, draw.between(*EVENT_S)))
+        pieces.append(to_peak(sound, draw.ratio(0.6, 1)))
     return np.concatenate(pieces)
 
 

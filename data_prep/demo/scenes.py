@@ -72,7 +72,7 @@ def draw_scenes(split: str, number: int, rng: np.random.Generator, most_words: i
     sounds, backgrounds = Deck(tuple(SOUNDS), rng), Deck(BACKGROUNDS, rng)
     numbers, genders = Deck(range(1, MOST_EVENTS + 1), rng), Deck(GENDERS, rng)
     speakers = {gender: Deck([v for v in voices(split) if v.gender == gender], rng) for gender in GENDERS}
-    utterances = Utterances(rng, most_words)
+    utterances = Utterances(rng, split, most_words)
     music = Deck([(i, t, d) for i in INSTRUMENTS for t in TEMPOS for d in DIRECTIONS], rng)
     for _ in range(number):
         kind = kinds.draw()

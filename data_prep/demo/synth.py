@@ -42,10 +42,11 @@ def harmonics(frequency_hz: Samples, amplitudes: Sequence[float] | NDArray[np.fl
 def noise(rng: np.random.Generator, seconds: float, low_hz: float, high_hz: float) -> Samples:
     """Noise between two frequencies, with soft edges of half an octave; root mean square 1."""
     samples = length(seconds)
-    spectrum = np.fft.rfft(rng.standard_normal(samples))
-    octave = np.log2(np.maximum(np.fft.rfftfreq(samples, 1 / RATE), 1.0))
+    size = 1 << (samples - 1).bit_length()  # a transform of another length takes far longer
+    spectrum = np.fft.rfft(rng.standard_normal(size))
+    octave = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / RATE), 1.0))
     inside = np.minimum(octave - np.log2(low_hz), np.log2(high_hz) - octave)
-    shaped = np.fft.irfft(spectrum * np.clip(1 + 2 * inside, 0, 1), samples)
+    shaped = np.fft.irfft(spectrum * np.clip(1 + 2 * inside, 0, 1), size)[:samples]
     return shaped / (np.sqrt(np.mean(shaped**2)) + 1e-9)
 
 

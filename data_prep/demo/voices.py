@@ -18,8 +18,8 @@ from data_prep.demo.synth import RATE, Samples, length
 ACCENTS = ("en-US", "en")
 VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {
-        "woman": ("f1", "f2", "f3", "f5", "Annie", "linda", "aunty"),
-        "man": ("m1", "m2", "m3", "m4", "m7", "max", "pablo"),
+        "woman": ("f1", "f2", "f3", "f5", "Annie", "linda", "belinda", "shelby"),
+        "man": ("m1", "m2", "m3", "m4", "m5", "m7", "max", "pablo"),
     },
     "test": {"woman": ("f4", "steph"), "man": ("m6", "michel")},
 }
@@ -27,8 +27,8 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
 VARIANTS["validation"] = VARIANTS["train"]
 GENDERS = ("woman", "man")
 
-WORDS_A_MINUTE = (225, 285)
-PITCH = (38, 62)
+WORDS_A_MINUTE = (185, 245)
+PITCH = (40, 60)
 """Of espeak-ng's scale, on which 50 is the voice's own pitch."""
 
 _SYNCHRONOUS, _UTF8 = 2, 1

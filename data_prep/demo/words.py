@@ -23,10 +23,15 @@ MOST_WORDS = 4
 """Of a free row or a string of digits; sentences have five."""
 
 
-class Utterances:
-    """Draws what is said, so that words of a class are equally frequent."""
+TEST_SHARE = 5
+"""One in so many of all possible utterances is kept for the test, and never said in training."""
 
-    def __init__(self, rng: np.random.Generator, most_words: int = MOST_WORDS) -> None:
+
+class Utterances:
+    """Draws what is said in a split, so that words of a class are equally frequent."""
+
+    def __init__(self, rng: np.random.Generator, split: str, most_words: int = MOST_WORDS) -> None:
+        self.for_test = split == "test"
         self.decks = {name: Deck(words, rng) for name, words in CLASSES.items()}
         self.forms, self.numbers = Deck(FORMS, rng), Deck(range(2, most_words + 1), rng)
         # The verbs and digits come often enough in sentences and strings.
@@ -36,6 +41,11 @@ class Utterances:
     def draw(self) -> tuple[str, ...]:
         """The words of one utterance."""
         form = self.forms.draw()
+        while is_for_test(utterance := self._draw(form)) != self.for_test:
+            pass
+        return utterance
+
+    def _draw(self, form: str) -> tuple[str, ...]:
         if form == "object":
             verb, quality, thing = (self.decks[name].draw() for name in ("verb", "quality", "object"))
             return (verb, "the", quality, thing)
@@ -45,6 +55,11 @@ class Utterances:
         if form == "digits":
             return tuple(self.decks["digit"].draw() for _ in range(self.numbers.draw()))
         return self.free.several(self.numbers.draw())
+
+
+def is_for_test(utterance: tuple[str, ...]) -> bool:
+    """Whether an utterance is one of those that only the test says."""
+    return sum(VOCABULARY.index(word) for word in content_words(utterance)) % TEST_SHARE == 0
 
 
 def content_words(words: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,0 +1,104 @@
+"""The runner of converters: makes once, says so, and never writes over something else."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from audiollm.curation import prepare as runner
+from audiollm.curation.prepare import Converted, parse_options, prepare, prepare_all
+
+
+@pytest.fixture
+def converter(tmp_path, monkeypatch) -> ModuleType:
+    """A converter that writes as many lines as it is asked for, and counts its calls."""
+    source = tmp_path / "bells.py"
+    source.write_text("first version")
+    module = ModuleType("data_prep.bells")
+    module.__file__ = str(source)
+    module.calls = 0
+
+    def convert(out: Path, *, lines: int = 2, title: str = "x") -> Converted:
+        module.calls += 1
+        (out / "rows.jsonl").write_text(title * lines)
+        return Converted({"rows.jsonl": lines}, {"broken": 1})
+
+    module.prepare = convert
+    monkeypatch.setattr(runner, "import_converter", lambda name: module)
+    return module
+
+
+def test_what_is_complete_is_not_made_again(converter, tmp_path, capsys):
+    seconds = prepare("bells", tmp_path / "out", {"lines": 3})
+    assert prepare("bells", tmp_path / "out", {"lines": "3"}) == seconds
+    assert converter.calls == 1
+    made, skipped = capsys.readouterr().out.splitlines()
+    assert "rows 3" in made and "1 left out: broken" in made
+    assert "is there already" in skipped
+
+
+def test_other_options_do_not_write_over_a_folder_unless_asked(converter, tmp_path):
+    prepare("bells", tmp_path / "out", {})
+    with pytest.raises(ValueError, match="lines=2 instead of 5; remove it"):
+        prepare("bells", tmp_path / "out", {"lines": 5})
+    prepare("bells", tmp_path / "out", {"lines": 5}, overwrite=True)
+    assert (tmp_path / "out/rows.jsonl").read_text() == "xxxxx"
+
+
+def test_a_folder_of_an_older_converter_is_not_taken_for_a_new_one(converter, tmp_path):
+    prepare("bells", tmp_path / "out", {})
+    Path(converter.__file__).write_text("second version")
+    with pytest.raises(ValueError, match="by another version of the converter"):
+        prepare("bells", tmp_path / "out", {})
+
+
+def test_an_unfinished_folder_is_made_anew(converter, tmp_path):
+    prepare("bells", tmp_path / "out", {})
+    file = tmp_path / "out" / runner.MANIFEST
+    manifest = json.loads(file.read_text())
+    del manifest["seconds"]
+    file.write_text(json.dumps(manifest))
+    prepare("bells", tmp_path / "out", {"lines": 4})
+    assert converter.calls == 2
+
+
+def test_a_folder_with_other_things_is_left_alone(converter, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="is not empty, and nothing says what made it"):
+        prepare("bells", tmp_path / "thesis", {}, overwrite=True)
+    assert converter.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"line": 1}, "bells has no option 'line'; did you mean 'lines'?"),
+        ({"lines": "many"}, "bells: lines='many' does not fit"),
+        ({"out": "x"}, "bells has no option 'out'; known: lines, title"),
+    ],
+)
+def test_a_wrong_option_is_told_with_the_way_out(converter, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        prepare("bells", tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_block_of_a_recipe_names_folders_and_options(converter, tmp_path):
+    steps = {"bells": (tmp_path / "out", {"lines": 3, "out": "anywhere"})}
+    assert prepare_all(steps) >= 0
+    assert (tmp_path / "out/rows.jsonl").exists()
+
+
+def test_a_second_process_waits_for_the_first(converter, tmp_path, monkeypatch):
+    steps = {"bells": (tmp_path / "out", {})}
+    seconds = prepare_all(steps)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert prepare_all(steps) == seconds and converter.calls == 1
+
+
+def test_options_are_read_as_yaml():
+    assert parse_options(["clips=10", "name=x=y", "fast=true"]) == {"clips": 10, "name": "x=y", "fast": True}
+    with pytest.raises(ValueError, match="NAME=VALUE"):
+        parse_options(["clips"])
