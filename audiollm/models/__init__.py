@@ -11,7 +11,7 @@ HOMES = {
     "build": "parts",
     "save_checkpoint": "checkpoint",
 }
-__all__ = list(HOMES)  # noqa: PLE0605
+__all__ = list(HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -111,7 +111,7 @@ def load_small_checkpoint(
     folder = Path(path)
     manifest = json.loads((folder / MANIFEST).read_text())
     config = AudioLLMConfig.from_pretrained(folder)
-    wanted = dtype if isinstance(dtype, torch.dtype) else stored_dtype(folder)
+    wanted = as_dtype(dtype) or stored_dtype(folder)
     stored = manifest["stored_parts"]
     audio_tower = load_encoder(config, "encoder" in stored, wanted)
     causal = load_llm(config, "llm" in stored, wanted)
@@ -155,6 +155,13 @@ def stored_tensors_names(model: AudioLLMForConditionalGeneration, parts: list[st
     return {name.replace(".base_layer.", ".") for name in names}
 
 
+def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The type itself or by its name; None for "auto", which is the type that was saved."""
+    if isinstance(dtype, str):
+        return None if dtype == "auto" else getattr(torch, dtype)
+    return dtype
+
+
 def stored_dtype(folder: Path) -> torch.dtype:
     """The floating-point type in which most of a checkpoint was saved: that of its first tensor."""
     with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -177,9 +184,9 @@ def load_llm(config: AudioLLMConfig, is_stored: bool, dtype: torch.dtype) -> Any
     if is_stored:
         return AutoModelForCausalLM.from_config(config.text_config).to(dtype)
     base = config.bases["llm"]
-    causal = AutoModelForCausalLM.from_pretrained(base["checkpoint"], revision=base["revision"], dtype=dtype)
-    check_fingerprint(base, causal.base_model)
-    return causal
+    causal = AutoModelForCausalLM.from_pretrained(base["checkpoint"], revision=base["revision"], dtype="auto")
+    check_fingerprint(base, causal)
+    return causal.to(dtype)
 
 
 def check_fingerprint(base: dict[str, Any], part: nn.Module) -> None:

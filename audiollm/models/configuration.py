@@ -1,6 +1,6 @@
-"""The configuration of an audio language model: encoder, connector, language model, and where their weights come from."""
+"""The configuration of an audio language model: its three parts, and where their weights come from."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -14,19 +14,18 @@ PARTS = ("encoder", "connector", "lora", "llm")
 class AudioLLMConfig(PreTrainedConfig):
     """Sizes of the three parts, and for each pretrained part the name, revision and fingerprint of its base.
 
-    `bases` maps "encoder" and "llm" to {"checkpoint", "revision", "fingerprint"}; a part without a base was made from its
-    config. `stored_parts` names the parts whose tensors lie in this checkpoint's own folder (None: all of them).
+    `bases` maps "encoder" and "llm" to {"checkpoint", "revision", "fingerprint"}; a part without a base was made from
+    its config.
     """
 
     model_type = "audiollm"
-    sub_configs = {"text_config": AutoConfig, "audio_config": AutoConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig, "audio_config": AutoConfig}
 
     audio_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     connector_config: dict | None = None
     audio_token_id: int | None = None
     bases: dict | None = None
-    stored_parts: list | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.audio_config = as_config(self.audio_config)

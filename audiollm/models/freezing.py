@@ -40,7 +40,8 @@ def select_trainable(model: AudioLLMForConditionalGeneration, parts: Collection[
     counts = {part: sum(p.numel() for _, p in named_parameters_of(model, part) if p.requires_grad) for part in parts}
     for part, count in counts.items():
         if count == 0:
-            raise ValueError(f"train: {part} has no parameters here" + ("; add a `lora:` block" if part == "lora" else ""))
+            way_out = "; add a `lora:` block" if part == "lora" else ""
+            raise ValueError(f"train: {part} has no parameters here{way_out}")
     model.train(model.training)
     return counts
 
@@ -67,9 +68,12 @@ def attach_lora(model: AudioLLMForConditionalGeneration, config: LoraConfig) -> 
     try:
         inject_adapter_in_model(config, language_model)
     except ValueError as error:
-        linear = sorted({name.rsplit(".", 1)[-1] for name, m in language_model.named_modules() if isinstance(m, nn.Linear)})
+        modules = language_model.named_modules()
+        linear = sorted({name.rsplit(".", 1)[-1] for name, module in modules if isinstance(module, nn.Linear)})
+        targets = config.target_modules
+        wanted = sorted(targets) if isinstance(targets, set) else targets
         raise ValueError(
-            f"lora.target_modules={config.target_modules!r} matches nothing in the language model; "
+            f"lora.target_modules={wanted!r} matches nothing in the language model; "
             f"its linear layers are: {', '.join(linear)}"
         ) from error
     model.lora_config = config

@@ -4,7 +4,7 @@ Not here: building from parts (parts.py), what trains (freezing.py), what is on 
 Shapes: B rows, S tokens, D width, V vocabulary, N clips, L samples, M audio vectors, K supervised tokens.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from audiollm.models.attention import branch_mask
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import build_connector
 from audiollm.models.encoders import encoder_class
-from audiollm.models.splice import splice
+from audiollm.models.splice import repeat_by_row, splice
 
 IGNORE_INDEX = -100
 
@@ -72,7 +72,9 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(self.audio_tower)):
             return self.audio_tower(input_values, input_values_mask)
 
-    def get_audio_features(self, input_values: Tensor, input_values_mask: Tensor, **_: Any) -> BaseModelOutputWithPooling:
+    def get_audio_features(
+        self, input_values: Tensor, input_values_mask: Tensor, **_: Any
+    ) -> BaseModelOutputWithPooling:
         """All clips' vectors for the language model, one after another: `pooler_output` [M, D]."""
         frames_NTC, mask_NT = self.get_audio_frames(input_values, input_values_mask)
         vectors_NKD, mask_NK = self.connector(frames_NTC.to(self.connector.output.weight.dtype), mask_NT)
@@ -95,9 +97,7 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
             inputs_embeds = self.embed(input_ids, input_values, input_values_mask)
         mask: Any = attention_mask
         if branch_ids is not None:
-            mask = branch_mask(
-                self.language_model.config, clip_ids, branch_ids, position_ids, inputs_embeds.dtype
-            )
+            mask = branch_mask(self.language_model.config, clip_ids, branch_ids, position_ids, inputs_embeds.dtype)
             kwargs["use_cache"] = False
         return self.language_model(
             inputs_embeds=inputs_embeds, attention_mask=mask, position_ids=position_ids, **kwargs
@@ -128,7 +128,7 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
 class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin):
     """An audio language model that answers: `generate` works as for any model of the library."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
 
     def __init__(self, config: AudioLLMConfig) -> None:
         super().__init__(config)
@@ -152,7 +152,9 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
             return load_small_checkpoint(pretrained_model_name_or_path, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
-    def get_audio_features(self, input_values: Tensor, input_values_mask: Tensor, **_: Any) -> BaseModelOutputWithPooling:
+    def get_audio_features(
+        self, input_values: Tensor, input_values_mask: Tensor, **_: Any
+    ) -> BaseModelOutputWithPooling:
         """All clips' vectors for the language model: `pooler_output` [M, D]."""
         return self.model.get_audio_features(input_values, input_values_mask)
 
@@ -182,6 +184,20 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.project(hidden_BSD[:, keep])
         return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.past_key_values)
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Each beam hears all clips of its row: the library repeats clip by clip, which fits one clip a row alone."""
+        values, mask = kwargs.pop("input_values", None), kwargs.pop("input_values_mask", None)
+        heard: dict[str, Any] = {}
+        if values is not None:
+            tokens = [self.config.num_audio_tokens(int(samples)) for samples in mask.sum(-1)]
+            slots = (input_ids == self.config.audio_token_id).sum(-1).tolist()
+            order = torch.tensor(repeat_by_row(slots, tokens, expand_size), device=values.device)
+            heard = {"input_values": values[order], "input_values_mask": mask[order]}
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        return input_ids, kwargs | heard
 
     def project(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits [..., V], scaled and capped as the language model's own head does."""

@@ -95,7 +95,7 @@ def build_llm(
     checkpoint = spec.get("checkpoint")
     if checkpoint is not None:
         causal = AutoModelForCausalLM.from_pretrained(checkpoint, revision=spec.get("revision"), dtype=dtype)
-        return causal, base_of(spec, causal.base_model)
+        return causal, base_of(spec, causal)
     if not spec.get("config") or tokenizer is None:
         raise ValueError("model.llm needs `checkpoint`, or `config` and `tokenizer: {train_on, vocab_size}`")
     sizes = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
@@ -180,7 +180,7 @@ def base_of(spec: Mapping[str, Any], part: nn.Module) -> dict[str, Any]:
 
 
 def fingerprint(part: nn.Module, samples: int = 256) -> str:
-    """A hash over every tensor's name, shape and some of its values in bfloat16: the same for a float32 and a bf16 load."""
+    """A hash over every tensor's name, shape and some of its values, in bfloat16 however they were loaded."""
     digest = hashlib.sha256()
     for name, tensor in sorted(part.state_dict().items()):
         flat = tensor.detach().flatten()

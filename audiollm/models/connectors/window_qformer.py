@@ -1,7 +1,7 @@
 """Window Q-Former: a few learned queries read each short window of frames.
 
 The transformer is transformers' `Blip2QFormerModel`; the queries and the projection are ours.
-Shapes: N clips, T frames, C encoder width, W windows a clip, w frames a window, Q queries, H Q-Former width, D LLM width.
+Shapes: N clips, T frames, C encoder width, w frames a window, K vectors a clip, Q queries, D language model width.
 """
 
 import torch
@@ -35,7 +35,9 @@ class WindowQFormerSettings(Settings):
     def heads_divide_width(self) -> "WindowQFormerSettings":
         """Refuse a width that the heads cannot share."""
         if self.hidden_size % self.num_heads:
-            raise ValueError(f"connector.hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}")
+            raise ValueError(
+                f"connector.hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}"
+            )
         return self
 
 

@@ -1,7 +1,7 @@
 """The table of audio encoders: one file and one line adds one.
 
-An encoder is a `PreTrainedModel` that takes waveforms [N, L] with a mask and gives frames [N, T, C] with a mask. It owns
-its front end, and tells without weights how long its output is.
+An encoder is a `PreTrainedModel` that takes waveforms [N, L] with a mask and gives frames [N, T, C] with a mask. It
+owns its front end, and tells without weights how long its output is.
 """
 
 from typing import Any, ClassVar, Protocol

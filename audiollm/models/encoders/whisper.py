@@ -1,7 +1,7 @@
 """Whisper's encoder on the clip's real length, with the log-mel front end on the model's device.
 
-The weights and layers are transformers' own `WhisperEncoder`; what differs is the way in: waveforms instead of features,
-no padding to 30 s, a mask between clips, and windows for audio longer than the position table.
+The weights and layers are transformers' own `WhisperEncoder`; what differs is the way in: waveforms instead of
+features, no padding to 30 s, a mask between clips, and windows for audio longer than the position table.
 Shapes: N clips, L samples, M windows, F mel bins, T frames, C width.
 """
 

@@ -1,0 +1,107 @@
+"""Tiny models, clips and rows that many tests share: two layers, random weights, made on the spot.
+
+Weights are drawn much wider than for training, so that a wrong mask or position changes the result by far more than
+rounding does.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+
+from audiollm.audio import write
+from audiollm.models.parts import Built, build
+from audiollm.models.tokenizer import train_tokenizer
+
+RATE = 16_000
+WINDOW_S = 1.0
+"""What one window of the tiny Whisper holds."""
+
+ENCODER = {
+    "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "num_mel_bins": 80,
+    "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "vocab_size": 64,
+    "max_source_positions": 50, "max_target_positions": 8, "init_std": 0.2, "pad_token_id": 0, "bos_token_id": 0,
+    "eos_token_id": 0, "decoder_start_token_id": 0,
+}  # fmt: skip
+QFORMER = {
+    "name": "window_qformer", "window_s": 0.1, "num_queries": 2, "hidden_size": 16, "num_layers": 1, "num_heads": 2,
+    "intermediate_size": 32, "dropout": 0.0,
+}  # fmt: skip
+MLP = {"name": "mlp", "stack": 4, "hidden_size": 16}
+
+LLM = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 1024, "initializer_range": 0.3,
+}  # fmt: skip
+LLMS = {
+    "llama": {"model_type": "llama"},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen3": {"model_type": "qwen3"},
+    "mistral": {"model_type": "mistral", "sliding_window": None},
+    "mistral_window": {"model_type": "mistral", "sliding_window": 9},
+    "qwen2_window": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+    "gemma3": {
+        "model_type": "gemma3_text", "sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"],
+        "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+"""Language models by name: full attention, a window in every layer, a window in some layers, scaled embeddings."""
+
+WORDS = (
+    "what do you hear? is there a dog or a bell in it? which comes first, the high or the low one? "
+    "a dog barks, then a bell rings twice. yes no high low one two three none of them describe this sound"
+)
+
+
+def tokenizer():
+    """A new tokenizer of 300 tokens at most; a processor adds the placeholder to it."""
+    return train_tokenizer([WORDS] * 3, 300)
+
+
+def tiny(llm: str = "qwen3", connector: dict = QFORMER, seed: int = 0, **changes) -> Built:
+    """A model and its processor; `changes` are settings of the language model's config."""
+    torch.manual_seed(seed)
+    config = {**LLM, **LLMS[llm], **changes}
+    built = build(encoder={"config": ENCODER}, connector=connector, llm={"config": config}, tokenizer=tokenizer())
+    unsettle(built.model.model.audio_tower)
+    return built
+
+
+def unsettle(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Move every bias and norm off its start at 0 or 1, behind which a missing mask could hide."""
+    draw = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        if parameter.ndim == 1:
+            parameter.data.add_(torch.randn(parameter.shape, generator=draw), alpha=0.3)
+    return module
+
+
+def tone(hertz: float, seconds: float, seed: int = 0) -> np.ndarray:
+    """A tone in a little noise, mono float32."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    noise = np.random.default_rng(seed).normal(0, 0.02, len(time))
+    return (0.4 * np.sin(2 * np.pi * hertz * time) + noise).astype(np.float32)
+
+
+def tones(count: int, seconds=(0.3, 0.8), seed: int = 0) -> list[np.ndarray]:
+    """Clips of different pitch and length."""
+    draw = np.random.default_rng(seed)
+    return [tone(draw.uniform(200, 4000), draw.uniform(*seconds), seed + n) for n in range(count)]
+
+
+def write_tones(folder, count: int, **options) -> list[str]:
+    """Recordings on disk, by name relative to the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{number}.wav" for number in range(count)]
+    for name, samples in zip(names, tones(count, **options), strict=True):
+        write(folder / name, samples, RATE)
+    return names
+
+
+def checksum(module, names=lambda name: True) -> str:
+    """A hash over all values of a module's tensors, or of those whose name is asked for."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if names(name):
+            digest.update(name.encode() + tensor.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
