@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Row, RowError
-from audiollm.data.packing import IGNORE_INDEX, PackedSequence, Tokens, pack_branches
+from audiollm.data.packing import IGNORE_INDEX, PackedSequence, Tokens, pack_branches, trunk_length
 
 Sound = Literal["sound", "as_description", "omit"]
 
@@ -122,12 +122,16 @@ def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def split_by_audio(rows: Sequence[Tokens], audio_token_id: int) -> list[list[Tokens]]:
-    """Rows that are alike through their last audio token can share it; others make sequences of their own."""
+    """Rows that are alike through their last audio token can share it; others make sequences of their own.
+
+    A row that answers before its last clip (turns that are learned together) shares with none: its trunk ends too soon.
+    """
     parts: dict[Hashable, list[Tokens]] = {}
-    for row in rows:
+    for number, row in enumerate(rows):
         ids = np.asarray(row.input_ids)
         audio = np.nonzero(ids == audio_token_id)[0]
-        parts.setdefault(ids[: audio[-1] + 1].tobytes() if len(audio) else b"", []).append(row)
+        heard = int(audio[-1]) + 1 if len(audio) else 0
+        parts.setdefault(ids[:heard].tobytes() if heard <= trunk_length([row]) else number, []).append(row)
     return list(parts.values())
 
 

@@ -52,7 +52,7 @@ def pack_branches(rows: Sequence[Tokens]) -> PackedSequence:
     for number, row in enumerate(rows, start=1):
         rest = np.asarray(row.input_ids[trunk:])
         ids.append(rest)
-        positions.append(np.arange(trunk, trunk + len(rest)))
+        positions.append(np.arange(len(rest)) + len(ids[0])+1)
         branches.append(np.full(len(rest), number))
         labels.append(next_token_labels(rest, np.asarray(row.supervised[trunk:], bool)))
     joined = [np.concatenate(parts).astype(np.int64) for parts in (ids, positions, branches, labels)]

@@ -54,6 +54,11 @@ class Problems:
         if len(self.examples) < NUM_EXAMPLES:
             self.examples.append(str(problem))
 
+    def extend(self, others: "Problems") -> None:
+        """Add what somebody else found."""
+        self.count += others.count
+        self.examples += others.examples[: NUM_EXAMPLES - len(self.examples)]
+
     def summary(self) -> str:
         """One line with the number, then one line for each example."""
         if not self.count:

@@ -1,8 +1,8 @@
 """The end of a run: the finished model is asked what the recipe's `evaluate:` says, and the figures are written and shown.
 
- runs/NAME/results.json      scores, seconds of each stage, peak memory
- runs/NAME/report.html       the same for people, with curves and examples
- runs/NAME/answers/*.jsonl   every answer
+runs/NAME/results.json      scores, seconds of each stage, peak memory
+runs/NAME/report.html       the same for people, with curves and examples
+runs/NAME/answers/*.jsonl   every answer
 """
 
 import json

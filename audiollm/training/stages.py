@@ -12,11 +12,12 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -30,7 +31,7 @@ from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import Built, build, match_connector_scale
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.tokenizer import train_tokenizer
-from audiollm.recipe import Recipe, StageSettings
+from audiollm.recipe import Recipe, StageSettings, require_files
 from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
 from audiollm.training.stage_model import StageModel
@@ -91,6 +92,8 @@ def run_recipe(recipe: Recipe, *, stage: str | None = None, deepspeed: str | Non
     names = list(recipe.stages)
     if stage is not None and stage not in names:
         raise ValueError(f"no stage {stage!r} in {recipe.name}; it has: {', '.join(names)}")
+    require_files(recipe)
+    read_rows.cache_clear()  # a file may have been made anew since
     run = RunFolder.open(recipe.output)
     wanted = names if stage is None else [stage]
     todo = [name for name in wanted if not run.is_finished(name, stage_settings(recipe, name))]
@@ -137,18 +140,23 @@ def build_parts(recipe: Recipe) -> Built:
     """New parts as the recipe's `model:` block says, the same for the same seed."""
     set_seed(recipe.seed)
     block = recipe.model
-    tokenizer = None
-    if block.llm.tokenizer is not None:
-        rows = load_rows(block.llm.tokenizer.train_on)
-        texts = (message.text for row in rows for message in row.messages)
-        tokenizer = train_tokenizer(texts, block.llm.tokenizer.vocab_size)
+    assert block.encoder is not None and block.llm is not None and block.connector is not None
     return build(
         encoder=block.encoder.model_dump(exclude_none=True),
         connector=dict(block.connector),
         llm=block.llm.model_dump(exclude_none=True),
-        tokenizer=tokenizer,
+        tokenizer=recipe_tokenizer(recipe),
         chat_template_kwargs=block.chat_template_kwargs,
     )
+
+
+def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that the recipe trains, if it does."""
+    settings = recipe.model.llm.tokenizer if recipe.model.llm else None
+    if settings is None:
+        return None
+    rows, _ = read_rows(settings.train_on, None)
+    return train_tokenizer((message.text for row in rows for message in row.messages), settings.vocab_size)
 
 
 @dataclass
@@ -176,9 +184,17 @@ class StageData:
         return cls([row for rows in parts for row in rows], counts, validation, problems)
 
 
+@lru_cache(maxsize=8)
+def read_rows(path: str, format: str | None) -> tuple[list[Row], Problems]:
+    """The rows of a source; several stages that read the same file read it once."""
+    problems = Problems()
+    return load_rows(path, format=format, problems=problems), problems
+
+
 def source_rows(source: Any, problems: Problems) -> list[Row]:
     """The rows of one source of a mixture, with its tasks, its limit, and its sound as asked for."""
-    rows = load_rows(source.path, format=source.format, problems=problems)
+    rows, found = read_rows(source.path, source.format)
+    problems.extend(found)
     if source.tasks is not None:
         rows = [row for row in rows if row.task in source.tasks]
     return with_sound(rows[: source.limit], source.audio)

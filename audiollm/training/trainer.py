@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ class StageTrainer(Trainer):
         trained: set[str],
         **kwargs: Any,
     ) -> None:
-        super().__init__(model=model, train_dataset=recordings, data_collator=collator, **kwargs)
+        super().__init__(
+            model=model, train_dataset=recordings, eval_dataset=validation or None, data_collator=collator, **kwargs
+        )
         self.processor = processor
         self.recordings = recordings
         self.sources = sources
@@ -88,7 +91,7 @@ class StageTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
         """The micro-batches of one step, and each objective's count over all of them and all ranks: [K] float."""
-        batches = [batch for batch, _ in zip(epoch_iterator, range(num_batches), strict=False)]
+        batches = list(islice(epoch_iterator, num_batches))
         return batches, self.count_items(batches, device)
 
     def count_items(self, batches: list[Any], device: torch.device) -> Tensor:

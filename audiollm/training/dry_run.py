@@ -1,0 +1,161 @@
+"""What a recipe would do, without training: every setting and its origin, what trains, a sample, memory and steps.
+
+No weights are loaded: the model is built on torch's meta device from configs alone.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from audiollm.data.dataset import Recordings
+from audiollm.models.configuration import AudioLLMConfig
+from audiollm.models.connectors import check_connector
+from audiollm.models.encoders import encoder_class
+from audiollm.models.freezing import add_lora, has_lora, part_of, select_trainable
+from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.parts import load_tokenizer
+from audiollm.models.processing import AudioLLMProcessor
+from audiollm.recipe import Recipe, StageSettings, require_files
+from audiollm.training.objectives import OBJECTIVES
+from audiollm.training.stages import StageData, recipe_tokenizer
+
+GIB = 2**30
+
+
+def dry_run(recipe: Recipe) -> None:
+    """Print what training this recipe would do; ValueError for what would stop it."""
+    console = Console()
+    console.print(settings_table(recipe))
+    require_files(recipe)
+    unmade = [c for c in recipe.prepare if not Path(recipe.prepared_folder(c)).is_dir()]
+    if unmade:
+        names = ", ".join(unmade)
+        console.print(f"{names}: not made yet; `audiollm prepare` makes it, and then a sample is shown here")
+        return
+    model, processor = on_paper(recipe)
+    for name, stage in recipe.stages.items():
+        data = StageData.load(recipe, stage)
+        describe_stage(console, name, stage, model, data, processor)
+
+
+def settings_table(recipe: Recipe) -> Table:
+    """Every setting, its value, and who said it."""
+    table = Table("setting", "value", "from", title=f"recipe {recipe.name}")
+    for key, value in recipe.values.items():
+        origin = recipe.provenance[key]
+        table.add_row(Text(key), Text(str(value)), Text(origin), style="dim" if origin == "default" else "")
+    return table
+
+
+def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLMProcessor]:
+    """The model without weights, and its processor."""
+    if recipe.model.checkpoint is not None:
+        config = AudioLLMConfig.from_pretrained(recipe.model.checkpoint)
+        processor = AudioLLMProcessor.from_pretrained(recipe.model.checkpoint)
+    else:
+        config, processor = parts_on_paper(recipe)
+    with torch.device("meta"):
+        model = AudioLLMForConditionalGeneration(config)
+    model.lora_config = None
+    return model, processor
+
+
+def parts_on_paper(recipe: Recipe) -> tuple[AudioLLMConfig, AudioLLMProcessor]:
+    """Config and processor of the parts that the recipe names."""
+    block = recipe.model
+    assert block.encoder is not None and block.llm is not None and block.connector is not None
+    tokenizer = recipe_tokenizer(recipe) or load_tokenizer(block.llm.model_dump())
+    config = AudioLLMConfig(
+        audio_config=sizes(block.encoder, {"model_type": block.encoder.name}),
+        text_config=sizes(block.llm, vocabulary(tokenizer)),
+        connector_config=check_connector(block.connector),
+    )
+    rate = encoder_class(block.encoder.name).sampling_rate
+    processor = AudioLLMProcessor.from_parts(
+        tokenizer, config.audio_config.to_dict(), config.connector_config, rate, block.chat_template_kwargs
+    )
+    config.audio_token_id = processor.audio_token_id
+    return config, processor
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What a language model from scratch takes from its tokenizer."""
+    return {"vocab_size": len(tokenizer)}
+
+
+def sizes(block: Any, more: Mapping[str, Any]) -> Any:
+    """The transformers config of a part: of its checkpoint, or from the recipe."""
+    if block.checkpoint is not None:
+        return AutoConfig.from_pretrained(block.checkpoint, revision=block.revision)
+    return AutoConfig.for_model(**{**more, **block.config})
+
+
+def describe_stage(
+    console: Console,
+    name: str,
+    stage: StageSettings,
+    model: AudioLLMForConditionalGeneration,
+    data: StageData,
+    processor: AudioLLMProcessor,
+) -> None:
+    """What trains, a sample with its supervised part marked, steps and memory of one stage."""
+    if stage.adapters is not None and not has_lora(model):
+        add_lora(model, **stage.adapters.model_dump())
+    trainable = select_trainable(model, list(stage.train))
+    recordings = Recordings(data.train, processor, supervise=stage.data.supervise)
+    table = Table("part", "parameters", "trainable", title=f"stage {name}", title_justify="left")
+    for part, total in totals(model).items():
+        table.add_row(part, f"{total:,}", f"{trainable.get(part, 0):,}")
+    console.print(table)
+    steps = planned_steps(stage, len(recordings))
+    console.print(f"{len(data.train):,} rows over {len(recordings):,} recordings; {steps:,} steps")
+    console.print(f"memory without activations: {memory_gib(model, trainable):.2f} GiB a device (float32 training state)")
+    if any(OBJECTIVES[objective].needs_text for objective in stage.objectives):
+        console.print(sample(data.train[0], recordings, processor))
+
+
+def totals(model: torch.nn.Module) -> dict[str, int]:
+    """Parameters by part."""
+    found: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        found[part_of(name)] = found.get(part_of(name), 0) + parameter.numel()
+    return found
+
+
+def planned_steps(stage: StageSettings, recordings: int) -> int:
+    """Optimizer steps on one device."""
+    if stage.trainer.get("max_steps", -1) > 0:
+        return int(stage.trainer["max_steps"])
+    batch = stage.trainer.get("per_device_train_batch_size", 8) * stage.trainer.get("gradient_accumulation_steps", 1)
+    return math.ceil(recordings / batch) * math.ceil(stage.trainer.get("num_train_epochs", 3))
+
+
+def memory_gib(model: torch.nn.Module, trainable: Mapping[str, int]) -> float:
+    """Weights, and for what trains a gradient and Adam's two moments."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return (weights + 12 * sum(trainable.values())) / GIB
+
+
+def sample(row: Any, recordings: Recordings, processor: AudioLLMProcessor) -> Text:
+    """One row as the model reads it; what it must learn to write is marked, and runs of audio are counted."""
+    waveforms = [clip.load(processor.sampling_rate) for clip in row.clips]
+    rendered = recordings.render(row, waveforms)[0]
+    text = Text("sample: ")
+    run = 0
+    for token, supervised in [*zip(rendered.input_ids, rendered.supervised, strict=True), (-1, False)]:
+        if token == processor.audio_token_id:
+            run += 1
+            continue
+        if run:
+            text.append(f"[{run} audio tokens]", style="cyan")
+            run = 0
+        if token >= 0:
+            text.append(processor.tokenizer.decode([token]), style="bold black on green" if supervised else "")
+    return text.append("\n        (marked: supervised)", style="dim")
