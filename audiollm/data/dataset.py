@@ -44,7 +44,7 @@ class Example:
 
 
 class Recordings(Dataset[Example]):
-    """Rows grouped by what they hear (or by `source_id`, where they hear nothing); item (epoch, number) is one group."""
+    """Rows grouped by what they hear (or by `source_id`, where they hear nothing); (epoch, number) gives one group."""
 
     def __init__(
         self,
@@ -85,9 +85,7 @@ class Recordings(Dataset[Example]):
         if problem:
             sequences = tuple(replace(s, shift_labels=np.full_like(s.shift_labels, IGNORE_INDEX)) for s in sequences)
         heard = [number for part in parts for number in range(part[0].num_clips)]
-        return Example(
-            sequences, tuple(waveforms[i] for i in heard), tuple(clips[i] for i in heard), row_ids, problem
-        )
+        return Example(sequences, tuple(waveforms[i] for i in heard), tuple(clips[i] for i in heard), row_ids, problem)
 
     def choose(self, epoch: int, number: int) -> Sequence[Row]:
         """All questions of a clip, or some of them, others in each epoch."""

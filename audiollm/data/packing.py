@@ -52,7 +52,7 @@ def pack_branches(rows: Sequence[Tokens]) -> PackedSequence:
     for number, row in enumerate(rows, start=1):
         rest = np.asarray(row.input_ids[trunk:])
         ids.append(rest)
-        positions.append(np.arange(len(rest)) + len(ids[0])+1)
+        positions.append(np.arange(trunk, trunk + len(rest)))
         branches.append(np.full(len(rest), number))
         labels.append(next_token_labels(rest, np.asarray(row.supervised[trunk:], bool)))
     joined = [np.concatenate(parts).astype(np.int64) for parts in (ids, positions, branches, labels)]
@@ -82,7 +82,7 @@ def next_token_labels(ids: np.ndarray, supervised: np.ndarray) -> np.ndarray:
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of sequences that share a bin of `capacity` tokens: longest first, each into the fullest bin that holds it.
+    """Indices of sequences that share a bin of `capacity` tokens: longest first, each where it leaves least room.
 
     The order inside a bin is that of the indices. A sequence longer than the capacity has a bin of its own.
     """

@@ -17,8 +17,8 @@ POOL = 16
 class BatchSampler:
     """Batches of keys for one rank; every rank has the same number of batches.
 
-    `sources` holds (number of recordings, weight) in the order of the dataset: with weight 2 each recording of the source
-    is heard twice an epoch, with 0.5 half of them, others in each epoch.
+    `sources` holds (number of recordings, weight) in the order of the dataset: with weight 2 each recording of the
+    source is heard twice an epoch, with 0.5 half of them, others in each epoch.
     """
 
     def __init__(
