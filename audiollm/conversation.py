@@ -91,10 +91,12 @@ class Message:
 
     @property
     def text(self) -> str:
+        """The text parts, a line each."""
         return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
 
     @property
     def clips(self) -> tuple[AudioPart, ...]:
+        """The audio parts."""
         return tuple(part for part in self.content if isinstance(part, AudioPart))
 
 
@@ -119,6 +121,7 @@ class Row:
 
     @property
     def clips(self) -> tuple[AudioPart, ...]:
+        """The audio parts of all messages, in their order."""
         return tuple(clip for message in self.messages for clip in message.clips)
 
     @property

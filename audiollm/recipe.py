@@ -117,8 +117,6 @@ class LanguageModelSettings(Settings):
     """Name on the Hugging Face hub, or a folder."""
     revision: str | None = None
     """Commit or tag of the checkpoint; pin it for a run that can be repeated."""
-    quantize: Literal["nf4", "int8"] | None = None
-    """Keep the frozen weights in 4 or 8 bit (needs bitsandbytes: the `quant` extra)."""
     config: dict[str, Any] | None = None
     """Sizes of a language model from scratch: `model_type` and the words of that transformers configuration."""
     tokenizer: TokenizerSettings | None = None
@@ -131,8 +129,6 @@ class LanguageModelSettings(Settings):
             raise ValueError("`config` and `tokenizer` go together: they make a language model from scratch")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("`config` needs a `model_type`, such as qwen3")
-        if self.quantize and self.checkpoint is None:
-            raise ValueError("`quantize` is for a pretrained language model: give its `checkpoint`")
         return self
 
 
@@ -364,12 +360,6 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        llm = self.model.llm
-        for name, stage in self.stages.items():
-            if llm is not None and llm.quantize and "llm" in stage.train:
-                raise ValueError(
-                    f"stages.{name}: a quantized language model cannot train; train `lora` instead of `llm`"
-                )
         titles = [evaluation.title for evaluation in self.evaluate]
         if len(set(titles)) < len(titles):
             raise ValueError("evaluate: two entries have the same name; give each its `name`")

@@ -47,7 +47,7 @@ class BatchSampler:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        total = sum(round(count * weight) for count, weight in self.sources)
+        total = sum(share(count, weight) for count, weight in self.sources)
         return math.ceil(total / (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -69,7 +69,7 @@ class BatchSampler:
         first = 0
         for count, weight in self.sources:
             every = list(range(first, first + count))
-            whole, rest = divmod(round(count * weight), count) if count else (0, 0)
+            whole, rest = divmod(share(count, weight), max(count, 1))
             numbers += every * whole + rng.sample(every, rest)
             first += count
         rng.shuffle(numbers)
@@ -83,3 +83,8 @@ class BatchSampler:
         if self.shuffle:
             random.Random(f"{self.seed}/{self.epoch}/batches").shuffle(starts)
         return starts
+
+
+def share(count: int, weight: float) -> int:
+    """How many recordings of a source are heard in an epoch; one at least."""
+    return max(round(count * weight), 1) if count else 0

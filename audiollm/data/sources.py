@@ -50,6 +50,7 @@ class Problems:
         self.examples: list[str] = []
 
     def add(self, problem: Exception | str) -> None:
+        """Count one more."""
         self.count += 1
         if len(self.examples) < NUM_EXAMPLES:
             self.examples.append(str(problem))

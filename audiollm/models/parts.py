@@ -37,6 +37,7 @@ def build(
     llm: Spec,
     tokenizer: PreTrainedTokenizerBase | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    system_prompt: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Built:
     """Put the parts together; what has no checkpoint is made at random from its config.
@@ -59,6 +60,7 @@ def build(
         connector_config=connector_config,
         sampling_rate=config.sampling_rate,
         chat_template_kwargs=dict(chat_template_kwargs or {}),
+        system_prompt=system_prompt,
     )
     config.audio_token_id = processor.audio_token_id
     model = assemble(config, audio_tower=audio_tower, language_model=causal.base_model, lm_head=head_of(causal))

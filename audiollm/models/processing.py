@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from audiollm import audio as sound
-from audiollm.conversation import Message, parse_messages
+from audiollm.conversation import Message, TextPart, parse_messages
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.control_tokens import AUDIO_TOKEN
 from audiollm.models.lengths import num_audio_tokens
@@ -72,6 +72,7 @@ class AudioLLMProcessor(ProcessorMixin):
         audio_config: Mapping[str, Any] | None = None,
         connector_config: Mapping[str, Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        system_prompt: str | None = None,
         chat_template: str | None = None,
     ) -> None:
         if AUDIO_TOKEN not in tokenizer.get_vocab():
@@ -80,6 +81,7 @@ class AudioLLMProcessor(ProcessorMixin):
         self.audio_config = dict(audio_config or {})
         self.connector_config = dict(connector_config or {})
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        self.system_prompt = system_prompt
         self.audio_token_id = tokenizer.get_vocab()[AUDIO_TOKEN]
         self._renderer: Renderer | None = None
 
@@ -91,11 +93,12 @@ class AudioLLMProcessor(ProcessorMixin):
         connector_config: Mapping[str, Any],
         sampling_rate: int,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        system_prompt: str | None = None,
     ) -> "AudioLLMProcessor":
         """A processor for a language model's tokenizer, an encoder and a connector."""
         check_template_kwargs(tokenizer.chat_template or "", chat_template_kwargs or {})
         extractor = AudioLLMFeatureExtractor(sampling_rate=sampling_rate)
-        return cls(extractor, tokenizer, audio_config, connector_config, chat_template_kwargs)
+        return cls(extractor, tokenizer, audio_config, connector_config, chat_template_kwargs, system_prompt)
 
     @property
     def sampling_rate(self) -> int:
@@ -110,6 +113,7 @@ class AudioLLMProcessor(ProcessorMixin):
 
     @property
     def renderer(self) -> Renderer:
+        """What writes token ids; made when it is first needed."""
         if self._renderer is None:
             self._renderer = self._renderer_for(self.chat_template)
         return self._renderer
@@ -133,14 +137,14 @@ class AudioLLMProcessor(ProcessorMixin):
         """
         lengths = self._audio_lengths(num_samples, sum(len(message.clips) for message in messages))
         settings = self.chat_template_kwargs | template_kwargs
-        return self.renderer.render(messages, lengths, supervise=supervise, **settings)
+        return self.renderer.render(self._opened(messages), lengths, supervise=supervise, **settings)
 
     def render_prompt(
         self, messages: Sequence[Message], num_samples: Sequence[int], **template_kwargs: Any
     ) -> list[int]:
         """Ids that generation sees: the messages and the opening of the assistant's turn."""
         lengths = self._audio_lengths(num_samples, sum(len(message.clips) for message in messages))
-        return self.renderer.prompt_ids(messages, lengths, **(self.chat_template_kwargs | template_kwargs))
+        return self.renderer.prompt_ids(self._opened(messages), lengths, **(self.chat_template_kwargs | template_kwargs))
 
     def collate_prompts(self, prompts: Sequence[Prompt], **template_kwargs: Any) -> dict[str, Tensor]:
         """The inputs of `generate` for messages and the waveforms of their clips.
@@ -234,7 +238,13 @@ class AudioLLMProcessor(ProcessorMixin):
             if isinstance(given.get("content"), (list, tuple)):
                 given["content"] = [self._with_rates(part) for part in given["content"]]
             messages.append(given)
-        return parse_messages(messages)
+        return self._opened(parse_messages(messages))
+
+    def _opened(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """The messages, after the system prompt where they bring none."""
+        if self.system_prompt is None or (messages and messages[0].role == "system"):
+            return tuple(messages)
+        return (Message("system", (TextPart(self.system_prompt),)), *messages)
 
     def _with_rates(self, part: Any) -> Any:
         if not isinstance(part, Mapping):

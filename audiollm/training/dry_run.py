@@ -79,7 +79,7 @@ def parts_on_paper(recipe: Recipe) -> tuple[AudioLLMConfig, AudioLLMProcessor]:
     )
     rate = encoder_class(block.encoder.name).sampling_rate
     processor = AudioLLMProcessor.from_parts(
-        tokenizer, config.audio_config.to_dict(), config.connector_config, rate, block.chat_template_kwargs
+        tokenizer, config.audio_config.to_dict(), config.connector_config, rate, block.chat_template_kwargs, block.system_prompt
     )
     config.audio_token_id = processor.audio_token_id
     return config, processor

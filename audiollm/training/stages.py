@@ -147,6 +147,7 @@ def build_parts(recipe: Recipe) -> Built:
         llm=block.llm.model_dump(exclude_none=True),
         tokenizer=recipe_tokenizer(recipe),
         chat_template_kwargs=block.chat_template_kwargs,
+        system_prompt=block.system_prompt,
     )
 
 

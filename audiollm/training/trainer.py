@@ -30,6 +30,14 @@ from audiollm.training.throughput import Throughput
 HEADS = "objectives.safetensors"
 
 
+class EpochLoader(DataLoader):
+    """Tells its batch sampler the epoch: the training loop looks for `set_epoch` here."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before each epoch."""
+        self.batch_sampler.set_epoch(epoch)
+
+
 class StageTrainer(Trainer):
     """Trains the parts of one stage over recordings."""
 
@@ -76,7 +84,7 @@ class StageTrainer(Trainer):
     def loader(self, recordings: Recordings, sampler: BatchSampler) -> DataLoader:
         """A data loader over batches of keys."""
         workers = self.args.dataloader_num_workers
-        return DataLoader(
+        return EpochLoader(
             recordings,
             batch_sampler=sampler,
             collate_fn=self.data_collator,

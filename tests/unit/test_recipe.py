@@ -191,7 +191,6 @@ def test_every_mistake_is_told_at_once():
         ("seed=[1", "command line: the value of 'seed=[1' is not YAML"),
         ("stages.align.data.train.5.limit=1", "the list has 2 entries, numbered from 0"),
         ("model.checkpoint=x", "tiny.yaml:3: model: give either `checkpoint` (a whole model) or its parts"),
-        ("model.llm.quantize=nf4", "`quantize` is for a pretrained language model"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_told_as_such(override, expected):
