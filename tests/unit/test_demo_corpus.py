@@ -56,7 +56,7 @@ def test_another_seed_gives_other_scenes():
 
 @pytest.mark.parametrize("variant", [name for group in voices.VARIANTS.values() for v in group.values() for name in v])
 def test_what_was_said_before_does_not_change_what_is_said(variant):
-    voice, other = voices.Voice("", "en", variant), voices.Voice("", "en-US", "f2")
+    voice, other = voices.Voice("", "en", variant), voices.Voice("", "en-US", "f5")
     first, _ = voices.synthesise("seven", voice, 240, 50)
     voices.synthesise("open the red window", other, 200, 60)
     again, _ = voices.synthesise("seven", voice, 240, 50)
@@ -73,7 +73,7 @@ def test_training_never_hears_a_voice_of_the_test(plans):
         for split, plan in plans.items()
     }
     assert not heard["train"] & heard["test"]
-    assert heard["test"] == {"f4", "steph", "m6", "michel"}
+    assert heard["test"] == {"f2", "f4", "m6", "michel"}
 
 
 @pytest.mark.parametrize("kind", ["sound", "speech", "music"])
