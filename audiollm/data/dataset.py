@@ -74,8 +74,7 @@ class Recordings(Dataset[Example]):
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, number = key
         rows = self.choose(epoch, number)
-        clips = rows[0].clips
-        waveforms, problem = self.listen(rows[0])
+        waveforms, clips, problem = self.listen(rows[0])
         row_ids = tuple(row.id or row.origin for row in rows)
         if not self.with_text:
             return Example((), waveforms, clips, row_ids, problem)
@@ -94,16 +93,18 @@ class Recordings(Dataset[Example]):
             return rows
         return random.Random(f"{self.seed}/{epoch}/{number}").sample(rows, self.questions_per_clip)
 
-    def listen(self, row: Row) -> tuple[tuple[np.ndarray, ...], str | None]:
-        """The clips' samples; a broken one becomes a short silence, and the problem names it."""
-        waveforms, problem = [], None
+    def listen(self, row: Row) -> tuple[tuple[np.ndarray, ...], tuple[AudioPart, ...], str | None]:
+        """The clips and their samples; a broken one becomes a short silence of no words, and the problem names it."""
+        waveforms, clips, problem = [], [], None
         for clip in row.clips:
             try:
                 waveforms.append(clip.load(self.renderer.sampling_rate))
+                clips.append(clip)
             except (AudioError, RowError) as error:
                 problem = f"{row.origin}: {error}"
                 waveforms.append(np.zeros(self.renderer.sampling_rate // 10, np.float32))
-        return tuple(waveforms), problem
+                clips.append(replace(clip, transcript=None, description=None))
+        return tuple(waveforms), tuple(clips), problem
 
     def render(self, row: Row, waveforms: Sequence[np.ndarray]) -> list[Tokens]:
         """The row's token sequences (one, unless its template rewrites the history of a conversation)."""

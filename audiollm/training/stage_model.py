@@ -24,23 +24,43 @@ class StageModel(nn.Module):
         """The audio language model's; the trainer looks here."""
         return self.model.config
 
-    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
-        """Recompute the language model's activations in the backward pass."""
-        self.model.gradient_checkpointing_enable(**kwargs)
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        self.model.activation_checkpointing_enable(**kwargs)
 
     def forward(self, batch: Mapping[str, Any], num_items: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """`num_items` [K] float: the count of each objective, in order, over the whole optimizer step."""
+        heard = self.listen(batch)
+        values = {}
+        for number, (name, objective) in enumerate(self.objectives.items()):
+            if objective.needs_frames and objective.count(batch) == 0:
+                values[name] = objective.nothing(heard)
+            else:
+                values[name] = objective(heard, batch, num_items[number].clamp(min=1))
+        total = sum(self.objectives[name].weight * value for name, value in values.items())
+        if torch.is_grad_enabled() and not total.requires_grad:  # text alone, in a stage that trains what listens
+            total = total + self.nothing()
+        return total, {name: value.detach() for name, value in values.items()}
+
+    def nothing(self) -> Tensor:
+        """Zero, with a gradient of zero."""
+        return next(parameter for parameter in self.parameters() if parameter.requires_grad).sum() * 0.0
+
+    def listen(self, batch: Mapping[str, Any]) -> Heard:
+        """The encoder's output where an objective asks for it; a batch of text has none."""
+        base = self.model.model
         heard = Heard(self.model)
         if any(objective.needs_frames for objective in self.objectives.values()):
-            heard.frames_NTC, heard.mask_NT = self.model.model.get_audio_frames(
-                batch["input_values"], batch["input_values_mask"]
-            )
-        values = {
-            name: objective(heard, batch, num_items[number].clamp(min=1))
-            for number, (name, objective) in enumerate(self.objectives.items())
-        }
-        total = sum(self.objectives[name].weight * value for name, value in values.items())
-        return total, {name: value.detach() for name, value in values.items()}
+            if "input_values" in batch:
+                frames = base.get_audio_frames(batch["input_values"], batch["input_values_mask"])
+                heard.frames_NTC, heard.mask_NT = frames
+            elif base.every_rank_must_listen():
+                heard.silence = base.silence()
+        return heard
+
+    def weighted(self, values: Tensor) -> float:
+        """The stage's loss from the value [K] of each objective."""
+        return sum(float(o.weight) * float(value) for o, value in zip(self.objectives.values(), values, strict=True))
 
     def counts(self, batch: Mapping[str, Any]) -> Tensor:
         """Items of each objective in a batch [K] float, on the CPU."""

@@ -1,22 +1,23 @@
-"""Runs the stages of a recipe in order, each from the one before; a finished one is skipped, an interrupted one goes on.
+"""Runs the stages of a recipe in order, each from the one before; finished ones are skipped, interrupted ones go on.
 
- runs/NAME/STAGE/                        the stage's checkpoint, written when the stage is done
- runs/NAME/unfinished/STAGE/             its resume points, removed when it is done
- runs/NAME/logs/STAGE/                   TensorBoard
- runs/NAME/run.json                      which stages are done, with their settings, seconds and learning curves
+runs/NAME/STAGE/                        the stage's checkpoint, written when the stage is done
+runs/NAME/unfinished/STAGE/             its resume points, removed when it is done
+runs/NAME/logs/STAGE/                   TensorBoard
+runs/NAME/run.json                      which stages are done, with their settings, seconds and learning curves
 """
 
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -26,12 +27,14 @@ from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings, with_sound
 from audiollm.data.sources import Problems, load_rows
 from audiollm.models.checkpoint import save_checkpoint
-from audiollm.models.freezing import add_lora, has_lora, select_trainable
+from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
+from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import Built, build, match_connector_scale
 from audiollm.models.processing import AudioLLMProcessor
+from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
-from audiollm.recipe import Recipe, StageSettings, require_files
+from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files
 from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
 from audiollm.training.stage_model import StageModel
@@ -54,27 +57,48 @@ class RunFolder:
         file = Path(path) / "run.json"
         return cls(Path(path), json.loads(file.read_text())["stages"] if file.is_file() else {})
 
-    def finish(self, stage: str, record: Mapping[str, Any]) -> None:
-        """Note a stage as done."""
+    def work(self, stage: str) -> Path:
+        """Where the resume points of a stage lie while it is not done."""
+        return self.path / "unfinished" / stage
+
+    def begin(self, stage: str, settings: Mapping[str, Any]) -> None:
+        """Note with which settings a stage was begun, and clear away what was half written when it was interrupted."""
+        self.work(stage).mkdir(parents=True, exist_ok=True)
+        for half_written in self.work(stage).glob("*.partial"):
+            shutil.rmtree(half_written, ignore_errors=True)
+        (self.work(stage) / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+
+    def finish(self, stage: str, record: Mapping[str, Any], *, later: Collection[str] = ()) -> None:
+        """Note a stage as done, and the later ones as not done: they stood on what it was before."""
+        self.stages = {name: kept for name, kept in self.stages.items() if name not in later}
         self.stages[stage] = dict(record)
         partial = self.path / "run.json.partial"
         partial.write_text(json.dumps({"stages": self.stages}, indent=1) + "\n")
         partial.rename(self.path / "run.json")
+        shutil.rmtree(self.path / "unfinished", ignore_errors=True)
 
     def is_finished(self, stage: str, settings: Mapping[str, Any]) -> bool:
-        """Whether a stage is done; ValueError if it was done with other settings than are asked for now."""
-        if stage not in self.stages or not (self.path / stage).is_dir():
-            return False
-        before, now = flatten(self.stages[stage]["settings"]), flatten(settings)
-        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        if changed:
-            key = changed[0]
-            raise ValueError(
-                f"stage {stage} in {self.path} was done with {key}={before.get(key)}, and now it is {now.get(key)}"
-                f"{f' ({len(changed) - 1} more differ)' if len(changed) > 1 else ''}; "
-                f"use another `output=`, or delete {self.path / stage} to train it again"
-            )
-        return True
+        """Whether a stage is done; ValueError if it was done or begun with other settings than are asked for now."""
+        begun = self.work(stage) / "settings.json"
+        if stage in self.stages and (self.path / stage).is_dir():
+            refuse_changes(f"stage {stage} was done", self.stages[stage]["settings"], settings, self.path / stage)
+            return True
+        if begun.is_file() and get_last_checkpoint(str(begun.parent)):
+            refuse_changes(f"stage {stage} was begun", json.loads(begun.read_text()), settings, begun.parent)
+        return False
+
+
+def refuse_changes(what: str, before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """ValueError that names the first of the settings that are not what they were."""
+    old, new = flatten(before), flatten(now)
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if changed:
+        key = changed[0]
+        raise ValueError(
+            f"{what} with {key}={old.get(key)}, and now it is {new.get(key)}"
+            f"{f' ({len(changed) - 1} more differ)' if len(changed) > 1 else ''}; "
+            f"use another `output=`, or delete {folder} to train it again"
+        )
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -84,7 +108,9 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): value}
 
 
-def run_recipe(recipe: Recipe, *, stage: str | None = None, deepspeed: str | None = None, sample: Sampler | None = None) -> Path:
+def run_recipe(
+    recipe: Recipe, *, stage: str | None = None, deepspeed: str | None = None, sample: Sampler | None = None
+) -> Path:
     """Train the stages that are not done (or one of them, by name) and return the last checkpoint's folder.
 
     ValueError, before any model is loaded, for a missing file, an empty mixture, or a stage that trains nothing.
@@ -96,8 +122,10 @@ def run_recipe(recipe: Recipe, *, stage: str | None = None, deepspeed: str | Non
     read_rows.cache_clear()  # a file may have been made anew since
     run = RunFolder.open(recipe.output)
     wanted = names if stage is None else [stage]
-    todo = [name for name in wanted if not run.is_finished(name, stage_settings(recipe, name))]
+    todo = stages_to_do(recipe, run, wanted)
     data = {name: StageData.load(recipe, recipe.stages[name]) for name in todo}
+    for name in todo:
+        check_objectives(recipe, name, data[name].train)
     run.path.mkdir(parents=True, exist_ok=True)
     (run.path / "recipe.yaml").write_text(recipe.to_yaml())
     built: Built | None = None
@@ -110,6 +138,14 @@ def run_recipe(recipe: Recipe, *, stage: str | None = None, deepspeed: str | Non
             built = start_model(recipe, run, before)
         train_stage(recipe, name, built, data[name], run, deepspeed=deepspeed, sample=sample)
     return run.path / wanted[-1]
+
+
+def stages_to_do(recipe: Recipe, run: RunFolder, wanted: list[str]) -> list[str]:
+    """The first stage that is not done, and all after it: they stand on it."""
+    for index, name in enumerate(wanted):
+        if not run.is_finished(name, stage_settings(recipe, name)):
+            return wanted[index:]
+    return []
 
 
 def stage_settings(recipe: Recipe, name: str) -> dict[str, Any]:
@@ -126,7 +162,8 @@ def start_model(recipe: Recipe, run: RunFolder, before: list[str]) -> Built:
     if before:
         return load_built(run.path / before[-1])
     if recipe.model.checkpoint:
-        return load_built(recipe.model.checkpoint)
+        built = load_built(resolve_checkpoint(recipe.model.checkpoint))
+        return Built(built.model, with_prompts(built.processor, recipe.model))
     return build_parts(recipe)
 
 
@@ -134,6 +171,14 @@ def load_built(folder: str | Path) -> Built:
     """A checkpoint's model and processor, in the type in which it was saved."""
     model = AudioLLMForConditionalGeneration.from_pretrained(str(folder))
     return Built(model, AudioLLMProcessor.from_pretrained(str(folder)))
+
+
+def with_prompts(processor: AudioLLMProcessor, block: ModelSettings) -> AudioLLMProcessor:
+    """A checkpoint's processor with what the recipe says about prompts; what it leaves unsaid stays."""
+    check_template_kwargs(processor.chat_template or "", block.chat_template_kwargs)
+    processor.chat_template_kwargs |= block.chat_template_kwargs
+    processor.system_prompt = block.system_prompt or processor.system_prompt
+    return processor
 
 
 def build_parts(recipe: Recipe) -> Built:
@@ -202,7 +247,14 @@ def source_rows(source: Any, problems: Problems) -> list[Row]:
 
 
 def train_stage(
-    recipe: Recipe, name: str, built: Built, data: StageData, run: RunFolder, *, deepspeed: str | None, sample: Sampler | None
+    recipe: Recipe,
+    name: str,
+    built: Built,
+    data: StageData,
+    run: RunFolder,
+    *,
+    deepspeed: str | None = None,
+    sample: Sampler | None = None,
 ) -> None:
     """Train one stage from where its last resume point stands, and write its checkpoint."""
     stage = recipe.stages[name]
@@ -210,30 +262,50 @@ def train_stage(
     set_seed(recipe.seed)
     trainable = prepare_model(built, stage)
     objectives = build_objectives(stage, built)
-    work = run.path / "unfinished" / name
-    for half_written in work.glob("*.partial"):
-        shutil.rmtree(half_written)
+    work = run.work(name)
+    run.begin(name, stage_settings(recipe, name))
     trainer = build_trainer(recipe, name, built, objectives, data, work, run.path / "logs" / name, deepspeed)
     describe(name, trainable, trainer)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
     built.model.trained_parts = trainer.trained
     built.model.eval()
     if trainer.args.should_save:
         save_checkpoint(built.model, built.processor, run.path / name, trained=trainer.trained)
-        run.finish(name, record_of(recipe, name, trainer, time.perf_counter() - started))
-        shutil.rmtree(work, ignore_errors=True)
+        names = list(recipe.stages)
+        record = record_of(recipe, name, trainer, time.perf_counter() - started)
+        run.finish(name, record, later=names[names.index(name) + 1 :])
         if sample is not None and data.validation and "language_modeling" in objectives:
             sample(built.model, built.processor, data.validation)
 
 
-def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
-    """LoRA where the stage wants it, the parts that train, and a connector that is as loud as text; trainable counts."""
-    model = built.model
+def prepare_lora(model: AudioLLMForConditionalGeneration, stage: StageSettings) -> None:
+    """New LoRA where the stage trains it and the model has none; what is there goes on if the recipe asks the same."""
     if stage.adapters is not None and not has_lora(model):
         add_lora(model, **stage.adapters.model_dump())
+    elif stage.lora is not None:
+        require_lora(model, **stage.lora.model_dump())
+
+
+def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
+    """LoRA where the stage wants it, a connector as loud as text, and the parts that train; trainable counts."""
+    model = built.model
+    prepare_lora(model, stage)
     if "connector" in stage.train and "connector" not in getattr(model, "trained_parts", set()):
         match_connector_scale(model)
     return select_trainable(model, list(stage.train))
+
+
+def check_objectives(recipe: Recipe, name: str, rows: list[Row]) -> None:
+    """ValueError if an objective of the stage has a setting that it does not know, or the rows nothing for it."""
+    for objective, block in recipe.stages[name].objectives.items():
+        key = f"stages.{name}.objectives.{objective}"
+        try:
+            settings = OBJECTIVES[objective].Settings.model_validate(block.model_dump())
+        except ValidationError as error:
+            finding = error.errors()[0]
+            raise recipe.error(".".join([key, *map(str, finding["loc"])]), finding["msg"]) from error
+        if not OBJECTIVES[objective].has_items(settings, rows):
+            raise recipe.error(key, "finds nothing to learn in the rows of the stage: " + OBJECTIVES[objective].needs)
 
 
 def build_objectives(stage: StageSettings, built: Built) -> dict[str, Objective]:
@@ -337,11 +409,13 @@ def training_arguments(
         "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_nan_inf_filter": False,
     }
-    if validates:
-        defaults["eval_strategy"] = given.get("eval_strategy", "steps")
+    strategy = given.get("eval_strategy", "steps")
+    if validates and strategy != "no":
+        defaults["eval_strategy"] = strategy
         defaults["eval_steps"] = given.get("eval_steps", given.get("save_steps", 500))
         defaults["save_steps"] = defaults["eval_steps"]
         ours |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+        ours["save_strategy"] = strategy  # the best one must have been saved
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
     return TrainingArguments(**{**defaults, **given, **ours})
 

@@ -12,27 +12,31 @@ class Throughput:
 
     def __init__(self, sampling_rate: int) -> None:
         self.sampling_rate = sampling_rate
-        self.step = 0
-        self.problems: list[str] = []
+        self.problems: list[str] = []  # each once, in the order in which they were met
         self.reset()
 
     def reset(self) -> None:
         """Start counting anew."""
         self.since = time.perf_counter()
-        self.tokens = self.slots = self.samples = self.rows = 0
+        self.steps = self.tokens = self.slots = self.samples = self.rows = 0
+
+    def note(self, problems: Iterable[str]) -> None:
+        """Keep what is wrong with some clips."""
+        self.problems += [problem for problem in dict.fromkeys(problems) if problem not in self.problems]
 
     def add(self, batches: Iterable[Mapping[str, Any]]) -> None:
-        """Count micro-batches before they are sent to the device."""
+        """Count the micro-batches of one step before they are sent to the device."""
+        self.steps += 1
         for batch in batches:
             self.rows += len(batch["row_ids"])
-            self.problems += batch["problems"]
+            self.note(batch["problems"])
             if "clip_ids" in batch:
                 self.tokens += int((batch["clip_ids"] != PADDING).sum())
                 self.slots += batch["clip_ids"].numel()
             if "input_values_mask" in batch:
                 self.samples += int(batch["input_values_mask"].sum())
 
-    def take(self, step: int) -> dict[str, float]:
+    def take(self) -> dict[str, float]:
         """Rates since the last call, for the log."""
         seconds = max(time.perf_counter() - self.since, 1e-9)
         rates = {
@@ -42,6 +46,5 @@ class Throughput:
         if self.slots:
             rates["tokens_per_second"] = round(self.tokens / seconds, 1)
             rates["padding_share"] = round(1 - self.tokens / self.slots, 4)
-        self.step = step
         self.reset()
         return rates

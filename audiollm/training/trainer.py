@@ -67,6 +67,11 @@ class StageTrainer(Trainer):
         self.values: dict[str, Any] = defaultdict(float)
         self.loss_is_scaled_for_ga = True  # the objectives divide by the count of the whole step
 
+    @property
+    def stage_model(self) -> StageModel:
+        """The model that trains, out of whatever wraps it."""
+        return self.accelerator.unwrap_model(self.model)
+
     # data
 
     def get_train_dataloader(self) -> DataLoader:
@@ -105,8 +110,9 @@ class StageTrainer(Trainer):
     def count_items(self, batches: list[Any], device: torch.device) -> Tensor:
         """Each objective's items [K] over the micro-batches of all ranks."""
         self.throughput.add(batches)
-        model = self.accelerator.unwrap_model(self.model)
-        counts = torch.stack([model.counts(batch) for batch in batches]).sum(0).to(device)
+        if not batches:
+            raise ValueError("a step without batches: the stage has nothing to train on")
+        counts = torch.stack([self.stage_model.counts(batch) for batch in batches]).sum(0).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.gather(counts[None]).sum(0)
         return counts
@@ -140,7 +146,7 @@ class StageTrainer(Trainer):
             {
                 "params": parameters,
                 "part": part,
-                "lr": self.learning_rates.get(part, self.args.learning_rate),
+                "lr": self.learning_rates.get(part, max(self.learning_rates.values())),  # heads: as the fastest part
                 "weight_decay": self.args.weight_decay if decays else 0.0,
             }
             for (part, decays), parameters in groups.items()
@@ -151,42 +157,45 @@ class StageTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each objective's loss, each part's learning rate, and the throughput since the last line."""
         if "loss" in logs:
-            steps = max(1, self.state.global_step - self.throughput.step)
             if len(self.values) > 1:
-                logs |= {name: round(float(value) / steps, 5) for name, value in self.values.items()}
+                logs |= {name: self.mean_over_steps(value) for name, value in self.values.items()}
             self.values.clear()
             for group in self.optimizer.param_groups:
                 logs[f"lr_{group['part']}"] = group["lr"]
-            logs |= self.throughput.take(self.state.global_step)
+            logs |= self.throughput.take()
         super().log(logs, start_time)
+
+    def mean_over_steps(self, value: Tensor) -> float:
+        """An objective's loss a step since the last line, from what it gave over all ranks."""
+        return round(float(self.accelerator.reduce(value, "sum")) / max(self.throughput.steps, 1), 5)
 
     @torch.no_grad()
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Validation loss by task and over all: nats an item, on every rank the same rows."""
         self.model.eval()
-        sums, counts = torch.zeros(2, dtype=torch.float64)
+        all_sums = all_counts = torch.zeros(len(self.stage_model.objectives))
         metrics = {}
         for task, recordings in self.validation.items():
-            total, items = self.validate(recordings)
-            metrics[f"{metric_key_prefix}_{task}_loss"] = total / max(items, 1.0)
-            sums, counts = sums + total, counts + items
-        metrics[f"{metric_key_prefix}_loss"] = float(sums / counts.clamp(min=1))
+            sums, counts = self.validate(recordings)
+            metrics[f"{metric_key_prefix}_{task}_loss"] = self.stage_model.weighted(sums / counts.clamp(min=1))
+            all_sums, all_counts = all_sums + sums, all_counts + counts
+        metrics[f"{metric_key_prefix}_loss"] = self.stage_model.weighted(all_sums / all_counts.clamp(min=1))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def validate(self, recordings: Recordings) -> tuple[float, float]:
-        """The weighted loss summed over a validation set, and its items."""
+    def validate(self, recordings: Recordings) -> tuple[Tensor, Tensor]:
+        """Each objective's loss summed over a validation set [K], and its items [K]."""
         lengths = [recordings.seconds(number) for number in range(len(recordings))]
         sampler = BatchSampler(lengths, self.args.per_device_eval_batch_size, shuffle=False)
-        model = self.accelerator.unwrap_model(self.model)
-        total = items = 0.0
+        sums, items = torch.zeros(2, len(self.stage_model.objectives), dtype=torch.float64)
         for batch in self.loader(recordings, sampler):
-            counts = model.counts(batch)
-            loss, _ = model(batch=self._prepare_inputs(batch), num_items=counts.to(self.args.device))
-            total += float(loss) * float(counts[0])
-            items += float(counts[0])
-        return total, items
+            self.throughput.note(batch["problems"])
+            counts = self.stage_model.counts(batch)
+            _, values = self.stage_model(batch=self._prepare_inputs(batch), num_items=counts.to(self.args.device))
+            sums += torch.stack([*values.values()]).cpu() * counts
+            items += counts
+        return sums, items
 
     # checkpoints
 
@@ -229,7 +238,7 @@ class StageTrainer(Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        stage = self.accelerator.unwrap_model(self.model)
+        stage = self.stage_model
         write_checkpoint(stage.model, self.processor, folder, trained=self.trained)
         heads = {name: tensor.detach().cpu().contiguous() for name, tensor in stage.objectives.state_dict().items()}
         if heads:
@@ -238,7 +247,7 @@ class StageTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Fill the stage's model from a checkpoint that this stage wrote."""
         folder = Path(resume_from_checkpoint)
-        stage = self.accelerator.unwrap_model(self.model)
+        stage = self.stage_model
         load_tensors(stage.model, folder, json.loads((folder / MANIFEST).read_text())["stored_parts"])
         if (folder / HEADS).is_file():
             stage.objectives.load_state_dict(load_file(folder / HEADS))

@@ -1,4 +1,4 @@
-"""Which recordings make a batch: the same for the same seed and epoch, dealt out fairly, each heard as often as it may."""
+"""Which recordings make a batch: the same for the same seed and epoch, dealt fairly, each as its weight says."""
 
 from collections import Counter
 
@@ -51,7 +51,8 @@ def test_ranks_share_each_step_without_overlap(world_size):
     assert len({len(rank) for rank in ranks}) == 1
     assert set(heard(batch for rank in ranks for batch in rank).values()) == {1}
     whole = batches(lengths=lengths, batch_size=4 * world_size)
-    assert [sorted(sum(step, [])) for step in zip(*ranks, strict=True)] == [sorted(step) for step in whole]
+    together = [sorted(number for rank in step for number in rank) for step in zip(*ranks, strict=True)]
+    assert together == [sorted(step) for step in whole]
 
 
 def test_ranks_have_equal_numbers_of_full_batches_whatever_is_left_over():

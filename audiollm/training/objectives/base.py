@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
-from audiollm.conversation import AudioPart
+from audiollm.conversation import AudioPart, Row
 from audiollm.models.settings import Settings
 
 
@@ -25,18 +25,25 @@ class Heard:
     model: nn.Module  # AudioLLMForConditionalGeneration
     frames_NTC: Tensor | None = None  # encoder output
     mask_NT: Tensor | None = None
+    silence: Tensor | float = 0.0  # zero, from an encoder that had to run for the other ranks
 
 
 class Objective(nn.Module):
     """A loss over a batch: a sum, and the number of items that it is a sum over."""
 
     Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
+    needs: ClassVar[str] = ""  # in words, for a stage whose rows have nothing for it
     needs_text: ClassVar[bool] = False  # rendered conversations
     needs_frames: ClassVar[bool] = False  # the encoder's output
 
     def __init__(self, settings: Any, *, model: Any, processor: Any) -> None:
         super().__init__()
         self.weight = settings.weight
+
+    @classmethod
+    def has_items(cls, settings: Any, rows: Sequence[Row]) -> bool:
+        """Whether the rows of a stage hold anything that this objective can learn."""
+        raise NotImplementedError
 
     def targets(self, clips: Sequence[AudioPart]) -> dict[str, Tensor]:
         """Tensors that this objective needs in the batch, from what is known about its clips."""
@@ -45,6 +52,11 @@ class Objective(nn.Module):
     def count(self, batch: Mapping[str, Any]) -> int:
         """Items of this objective in a batch."""
         raise NotImplementedError
+
+    def nothing(self, heard: Heard) -> Tensor:
+        """Zero, for a batch without items: every parameter has its gradient, also where the other ranks have items."""
+        frames = heard.silence if heard.frames_NTC is None else heard.frames_NTC.sum()
+        return (frames + sum(parameter.sum() for parameter in self.parameters())) * 0.0
 
     def forward(self, heard: Heard, batch: Mapping[str, Any], num_items: Tensor) -> Tensor:
         """The sum of the loss over the batch divided by `num_items`, the count over the whole step."""

@@ -1,7 +1,7 @@
 """Symmetric InfoNCE between a clip's pooled sound and its pooled words, with a learned temperature.
 
-The words are the clip's `description` or `transcript`, as the mean of the language model's text embeddings; each side has
-a linear head. It depends on the batch by nature: every other clip of the micro-batch is a negative.
+The words are the clip's `description` or `transcript`, as the mean of the language model's text embeddings; each side
+has a linear head. It depends on the batch by nature: every other clip of the micro-batch is a negative.
 Shapes: N clips, T frames, C encoder width, U tokens, D language model width, E shared width.
 """
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from audiollm.conversation import AudioPart
+from audiollm.conversation import AudioPart, Row
 from audiollm.training.objectives.base import Heard, Objective, ObjectiveSettings
 from audiollm.training.objectives.ctc import width_of
 
@@ -30,9 +30,10 @@ class ContrastiveSettings(ObjectiveSettings):
 
 
 class Contrastive(Objective):
-    """Each clip finds its words among the batch's, and each text its clip; clips with the same words are no negatives."""
+    """Each clip finds its words among the batch's, and each text its clip; clips of the same words are no negatives."""
 
     Settings = ContrastiveSettings
+    needs = "clips with the words that they are to be near to (a `description`, or what `target` says)"
     needs_frames = True
 
     def __init__(self, settings: ContrastiveSettings, *, model: Any, processor: Any) -> None:
@@ -42,6 +43,11 @@ class Contrastive(Objective):
         self.audio_head = nn.Linear(width_of(model), settings.width)
         self.text_head = nn.Linear(model.config.text_config.hidden_size, settings.width)
         self.log_scale = nn.Parameter(torch.tensor(1.0 / settings.temperature).log())
+
+    @classmethod
+    def has_items(cls, settings: ContrastiveSettings, rows: Sequence[Row]) -> bool:
+        """Whether any clip has its words."""
+        return any(getattr(clip, settings.target) for row in rows for clip in row.clips)
 
     def targets(self, clips: Sequence[AudioPart]) -> dict[str, Tensor]:
         """`contrastive_ids` [N, U], -1 after the end (a clip without words has none)."""
@@ -59,6 +65,7 @@ class Contrastive(Objective):
     def forward(self, heard: Heard, batch: Mapping[str, Any], num_items: Tensor) -> Tensor:
         """Nats a clip, the mean of both directions."""
         ids_NU = batch["contrastive_ids"]
+        assert heard.frames_NTC is not None and heard.mask_NT is not None
         told_N = ids_NU[:, 0] >= 0
         audio_NE = self.pool_audio(heard.frames_NTC[told_N], heard.mask_NT[told_N])
         text_NE = self.pool_text(heard.model, ids_NU[told_N])

@@ -1,6 +1,6 @@
 """Connectionist temporal classification: the encoder spells a text of the clip, in time, with its own linear head.
 
-The text is the clip's `transcript` or `description`, in the tokens of the language model; a clip without it is left out.
+The text is the clip's `transcript` or `description`, in the tokens of the language model; a clip without is left out.
 Shapes: N clips, T frames, C width, V tokens, U target tokens.
 """
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiollm.conversation import AudioPart
+from audiollm.conversation import AudioPart, Row
 from audiollm.training.objectives.base import Heard, Objective, ObjectiveSettings
 
 
@@ -26,6 +26,7 @@ class CTC(Objective):
     """Negative log-likelihood of the target tokens under all alignments; a sum over target tokens."""
 
     Settings = CTCSettings
+    needs = "clips with the words that they are to be spelled in (a `transcript`, or what `target` says)"
     needs_frames = True
 
     def __init__(self, settings: CTCSettings, *, model: Any, processor: Any) -> None:
@@ -34,6 +35,11 @@ class CTC(Objective):
         self.tokenizer = processor.tokenizer
         self.blank = len(self.tokenizer)
         self.head = nn.Linear(width_of(model), self.blank + 1)
+
+    @classmethod
+    def has_items(cls, settings: CTCSettings, rows: Sequence[Row]) -> bool:
+        """Whether any clip has its text."""
+        return any(getattr(clip, settings.target) for row in rows for clip in row.clips)
 
     def targets(self, clips: Sequence[AudioPart]) -> dict[str, Tensor]:
         """`ctc_labels` [N, U] (blank after the end) and `ctc_lengths` [N], 0 where a clip has no text."""
@@ -50,6 +56,7 @@ class CTC(Objective):
 
     def forward(self, heard: Heard, batch: Mapping[str, Any], num_items: Tensor) -> Tensor:
         """Nats a target token; a text too long for its frames counts nothing."""
+        assert heard.frames_NTC is not None and heard.mask_NT is not None
         spoken_N = batch["ctc_lengths"] > 0
         logp_NTV = F.log_softmax(self.head(heard.frames_NTC[spoken_N].float()), dim=-1)
         total = F.ctc_loss(

@@ -1,10 +1,11 @@
 """Next-token prediction of the assistant's words; the loss itself is the model's own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from audiollm.conversation import Row
 from audiollm.models.modeling import IGNORE_INDEX
 from audiollm.training.objectives.base import Heard, Objective
 
@@ -17,7 +18,13 @@ ARGUMENTS = (
 class LanguageModeling(Objective):
     """Cross-entropy over supervised tokens."""
 
+    needs = "rows in which the assistant answers, and that are not all marked `loss: false`"
     needs_text = True
+
+    @classmethod
+    def has_items(cls, settings: Any, rows: Sequence[Row]) -> bool:
+        """Whether any answer is to be learned."""
+        return any(message.role == "assistant" and message.loss for row in rows for message in row.messages)
 
     def count(self, batch: Mapping[str, Any]) -> int:
         """Supervised tokens."""
