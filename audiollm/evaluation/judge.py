@@ -30,6 +30,7 @@ from audiollm.report import ReportData, choose_examples, print_scores, write_rep
 def judge(recipe: Recipe, *, prepare_seconds: float = 0.0) -> dict[str, EvaluationResult]:
     """Evaluate the run's last checkpoint, write results.json and report.html, and print the table."""
     if not recipe.evaluate:
+        print(f"next:   {chat_command(recipe)}")
         return {}
     folder = Path(recipe.output)
     started = time.perf_counter()
@@ -93,8 +94,12 @@ def report_data(
 
 
 def chat_command(recipe: Recipe) -> str:
-    """What to type next: a question about a clip of the test."""
-    rows = load_rows(recipe.evaluate[0].path)
+    """What to type next: a question about a clip of the test, or of the training where there is none."""
+    if recipe.evaluate:
+        rows = load_rows(recipe.evaluate[0].path)
+    else:
+        source = list(recipe.stages.values())[-1].data.train[0]
+        rows = load_rows(source.path, format=source.format)
     clip = next((clip.audio for row in rows for clip in row.clips if isinstance(clip.audio, str)), "recording.wav")
     path = Path(clip)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -140,12 +140,17 @@ def load_tensors(model: AudioLLMForConditionalGeneration, folder: Path, stored: 
 def load_adapter(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
     """Attach LoRA as it was saved, or refill the LoRA that is attached."""
     if not has_lora(model):
-        config = PeftConfig.from_pretrained(str(folder))
-        config.inference_mode = False
-        attach_lora(model, config)  # type: ignore[arg-type]
+        attach_saved_lora(model, folder)
     ours = {PEFT_PREFIX + n.removeprefix(LANGUAGE_MODEL).replace(".default.", "."): n for n in model.state_dict()}
     tensors = load_file(folder / "adapter_model.safetensors")
     model.load_state_dict({ours[name]: tensor for name, tensor in tensors.items()}, strict=False)
+
+
+def attach_saved_lora(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
+    """LoRA layers as they were saved, not yet filled."""
+    config = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = False
+    attach_lora(model, config)  # type: ignore[arg-type]
 
 
 def stored_tensors_names(model: AudioLLMForConditionalGeneration, parts: list[str]) -> set[str]:

@@ -1,5 +1,6 @@
 """Which parts of a model train: encoder, connector, lora, llm; and LoRA on the language model alone."""
 
+import re
 from collections.abc import Collection, Iterator
 
 from peft import LoraConfig, inject_adapter_in_model
@@ -77,6 +78,48 @@ def attach_lora(model: AudioLLMForConditionalGeneration, config: LoraConfig) -> 
             f"its linear layers are: {', '.join(linear)}"
         ) from error
     model.lora_config = config
+
+
+def require_lora(
+    model: AudioLLMForConditionalGeneration,
+    *,
+    r: int,
+    alpha: float,
+    dropout: float = 0.0,
+    target_modules: str | list[str] = "all-linear",
+) -> None:
+    """ValueError if the LoRA that the language model has is not the one that is asked for."""
+    there = model.lora_config
+    asked = {"r": (r, there.r), "alpha": (alpha, there.lora_alpha), "dropout": (dropout, there.lora_dropout)}
+    differing = [f"{key}={want} (the model's: {has})" for key, (want, has) in asked.items() if want != has]
+    adapted, wanted = adapted_layers(model), matching_layers(model, target_modules)
+    if adapted != wanted:
+        found = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in adapted}))
+        differing.append(f"target_modules={target_modules!r} (the model's: {found})")
+    if differing:
+        raise ValueError(
+            f"lora: the model has LoRA already, and not as asked: {'; '.join(differing)}; "
+            "leave the `lora:` block out to train the LoRA that is there"
+        )
+
+
+def adapted_layers(model: AudioLLMForConditionalGeneration) -> set[str]:
+    """The language model's layers that have LoRA, by name."""
+    return {name for name, module in model.model.language_model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def matching_layers(model: AudioLLMForConditionalGeneration, targets: str | list[str]) -> set[str]:
+    """The language model's linear layers that `target_modules` means: all, a pattern, or names and endings of names."""
+    names = (
+        name.removesuffix(".base_layer")
+        for name, module in model.model.language_model.named_modules()
+        if isinstance(module, nn.Linear) and ".lora_" not in name
+    )
+    if targets == "all-linear":
+        return set(names)
+    if isinstance(targets, str):
+        return {name for name in names if re.fullmatch(targets, name)}
+    return {name for name in names if any(name == target or name.endswith(f".{target}") for target in targets)}
 
 
 def has_lora(model: AudioLLMForConditionalGeneration) -> bool:

@@ -15,16 +15,18 @@ from rich.text import Text
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from audiollm.data.dataset import Recordings
+from audiollm.models.checkpoint import ADAPTER, attach_saved_lora
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import check_connector
 from audiollm.models.encoders import encoder_class
-from audiollm.models.freezing import add_lora, has_lora, part_of, select_trainable
+from audiollm.models.freezing import part_of, select_trainable
+from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import load_tokenizer
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.recipe import Recipe, StageSettings, require_files
 from audiollm.training.objectives import OBJECTIVES
-from audiollm.training.stages import StageData, recipe_tokenizer
+from audiollm.training.stages import StageData, prepare_lora, recipe_tokenizer, with_prompts
 
 GIB = 2**30
 
@@ -56,14 +58,18 @@ def settings_table(recipe: Recipe) -> Table:
 
 def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLMProcessor]:
     """The model without weights, and its processor."""
+    folder = None
     if recipe.model.checkpoint is not None:
-        config = AudioLLMConfig.from_pretrained(recipe.model.checkpoint)
-        processor = AudioLLMProcessor.from_pretrained(recipe.model.checkpoint)
+        folder = resolve_checkpoint(recipe.model.checkpoint)
+        config = AudioLLMConfig.from_pretrained(folder)
+        processor = with_prompts(AudioLLMProcessor.from_pretrained(folder), recipe.model)
     else:
         config, processor = parts_on_paper(recipe)
     with torch.device("meta"):
         model = AudioLLMForConditionalGeneration(config)
     model.lora_config = None
+    if folder and (folder / ADAPTER).is_dir():
+        attach_saved_lora(model, folder / ADAPTER)
     return model, processor
 
 
@@ -106,8 +112,7 @@ def describe_stage(
     processor: AudioLLMProcessor,
 ) -> None:
     """What trains, a sample with its supervised part marked, steps and memory of one stage."""
-    if stage.adapters is not None and not has_lora(model):
-        add_lora(model, **stage.adapters.model_dump())
+    prepare_lora(model, stage)
     trainable = select_trainable(model, list(stage.train))
     recordings = Recordings(data.train, processor, supervise=stage.data.supervise)
     table = Table("part", "parameters", "trainable", title=f"stage {name}", title_justify="left")

@@ -231,15 +231,15 @@ class StageData:
 
 
 @lru_cache(maxsize=8)
-def read_rows(path: str, format: str | None) -> tuple[list[Row], Problems]:
-    """The rows of a source; several stages that read the same file read it once."""
+def read_rows(path: str, format: str | None, with_audio: bool = False) -> tuple[list[Row], Problems]:
+    """The rows of a source, read once for several stages; `with_audio` leaves out those whose recording is missing."""
     problems = Problems()
-    return load_rows(path, format=format, problems=problems), problems
+    return load_rows(path, format=format, problems=problems, check_files=with_audio), problems
 
 
 def source_rows(source: Any, problems: Problems) -> list[Row]:
     """The rows of one source of a mixture, with its tasks, its limit, and its sound as asked for."""
-    rows, found = read_rows(source.path, source.format)
+    rows, found = read_rows(source.path, source.format, source.audio == "sound")
     problems.extend(found)
     if source.tasks is not None:
         rows = [row for row in rows if row.task in source.tasks]
@@ -282,8 +282,10 @@ def prepare_lora(model: AudioLLMForConditionalGeneration, stage: StageSettings) 
     """New LoRA where the stage trains it and the model has none; what is there goes on if the recipe asks the same."""
     if stage.adapters is not None and not has_lora(model):
         add_lora(model, **stage.adapters.model_dump())
-    elif stage.lora is not None:
-        require_lora(model, **stage.lora.model_dump())
+    elif stage.adapters is not None:
+        if stage.lora is not None:
+            require_lora(model, **stage.lora.model_dump())
+        print(f"LoRA (r={model.lora_config.r}, alpha={model.lora_config.lora_alpha:g}) is there already and trains on")
 
 
 def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:

@@ -1,0 +1,80 @@
+"""Finds a checkpoint: the folder of a stage, of a whole run (its last finished stage), or a name on the Hub.
+
+Not here: what lies in such a folder and how it is loaded (checkpoint.py).
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from audiollm.models.configuration import AudioLLMConfig
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded; the message says why, and what to give instead."""
+
+
+def resolve_checkpoint(path: str | Path, *, revision: str | None = None) -> Path:
+    """The folder that holds the checkpoint files: `path` itself, the last finished stage of a run, or a download.
+
+    runs/quickstart/            a run: run.json says which stages are finished
+        align/  instruct/       a stage: config.json, weights, tokenizer
+    """
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file; a checkpoint is a folder, such as runs/quickstart")
+    if not folder.is_dir():
+        return _download(str(path), revision)
+    if (folder / "config.json").is_file():
+        return _ours(folder)
+    if (folder / "run.json").is_file() or (folder / "recipe.yaml").is_file():
+        return _last_finished_stage(folder)
+    raise CheckpointError(
+        f"{folder} holds no checkpoint (no config.json) and no run (no run.json); "
+        "give the folder of a run or of one of its stages, such as runs/quickstart"
+    )
+
+
+def _ours(folder: Path) -> Path:
+    """The folder, if its configuration is one of ours."""
+    model_type = _read_json(folder / "config.json").get("model_type")
+    ours = AudioLLMConfig.model_type
+    if model_type != ours:
+        raise CheckpointError(
+            f"{folder} holds a model of type {model_type!r}, not {ours!r}; "
+            "a plain encoder or language model becomes one by training: see `audiollm train`"
+        )
+    return folder
+
+
+def _last_finished_stage(run: Path) -> Path:
+    """The checkpoint of the last stage that a run has finished."""
+    stages = _read_json(run / "run.json").get("stages", {}) if (run / "run.json").is_file() else {}
+    for name in reversed(list(stages)):
+        if (run / name / "config.json").is_file():
+            return _ours(run / name)
+    raise CheckpointError(f"{run} has no finished stage yet; let `audiollm train` finish one, or name another folder")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """Fetch OWNER/NAME from the Hugging Face Hub, or from its cache on this machine."""
+    missing = f"there is no folder {name}"
+    # A misspelt local path, such as runs/quikstart, is not looked for on the network.
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or Path(name).parent.is_dir():
+        raise CheckpointError(f"{missing}; give the folder of a run or of one of its stages, such as runs/quickstart")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return resolve_checkpoint(snapshot_download(name, revision=revision))
+    except (OSError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{missing} here, and the Hugging Face Hub did not give one: {error}") from error
