@@ -60,4 +60,4 @@ class StageProgress(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             if self.trainer.throughput.problems:
-                print(f"stage {self.stage}: {len(self.trainer.throughput.problems)} broken clips gave no loss")
+                print(f"stage {self.stage}: broken clips that gave no loss: {len(self.trainer.throughput.problems)}")

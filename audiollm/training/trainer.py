@@ -65,6 +65,7 @@ class StageTrainer(Trainer):
         self.trained = trained
         self.throughput = Throughput(processor.sampling_rate)
         self.values: dict[str, Any] = defaultdict(float)
+        self.rates: dict[str, float] = {}  # each part's learning rate in this step
         self.loss_is_scaled_for_ga = True  # the objectives divide by the count of the whole step
 
     @property
@@ -104,14 +105,15 @@ class StageTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
         """The micro-batches of one step, and each objective's count over all of them and all ranks: [K] float."""
+        if self.state.global_step >= self.state.max_steps:  # killed after its last step: there is none to go on with
+            return [], torch.zeros(len(self.stage_model.objectives), device=device)
         batches = list(islice(epoch_iterator, num_batches))
+        self.rates = {f"lr_{group['part']}": group["lr"] for group in self.optimizer.param_groups}
         return batches, self.count_items(batches, device)
 
     def count_items(self, batches: list[Any], device: torch.device) -> Tensor:
         """Each objective's items [K] over the micro-batches of all ranks."""
         self.throughput.add(batches)
-        if not batches:
-            raise ValueError("a step without batches: the stage has nothing to train on")
         counts = torch.stack([self.stage_model.counts(batch) for batch in batches]).sum(0).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.gather(counts[None]).sum(0)
@@ -160,8 +162,7 @@ class StageTrainer(Trainer):
             if len(self.values) > 1:
                 logs |= {name: self.mean_over_steps(value) for name, value in self.values.items()}
             self.values.clear()
-            for group in self.optimizer.param_groups:
-                logs[f"lr_{group['part']}"] = group["lr"]
+            logs |= self.rates
             logs |= self.throughput.take()
         super().log(logs, start_time)
 
