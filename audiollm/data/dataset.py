@@ -22,8 +22,12 @@ Sound = Literal["sound", "as_description", "omit"]
 class Renderer(Protocol):
     """What rows need of the model's processor."""
 
-    sampling_rate: int
     audio_token_id: int
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz."""
+        ...
 
     def render(
         self, messages: Sequence[Message], num_samples: Sequence[int], *, supervise: str = "last"

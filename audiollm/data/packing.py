@@ -68,7 +68,7 @@ def trunk_length(rows: Sequence[Tokens]) -> int:
         differs = np.nonzero(first[:shared] != np.asarray(row.input_ids[:shared]))[0]
         shared = int(differs[0]) if len(differs) else shared
     for row in rows:
-        supervised = np.nonzero(row.supervised)[0]
+        supervised = np.nonzero(np.asarray(row.supervised))[0]
         if len(supervised):
             shared = min(shared, int(supervised[0]) - 1)
     return max(shared, 0)

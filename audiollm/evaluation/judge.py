@@ -1,4 +1,4 @@
-"""The end of a run: the finished model is asked what the recipe's `evaluate:` says, and the figures are written and shown.
+"""The end of a run: the finished model is asked what `evaluate:` of the recipe says; figures are written and shown.
 
 runs/NAME/results.json      scores, seconds of each stage, peak memory
 runs/NAME/report.html       the same for people, with curves and examples

@@ -84,7 +84,7 @@ def write_checkpoint(
     model: AudioLLMForConditionalGeneration, processor: Any, folder: Path, *, trained: set[str] | None = None
 ) -> None:
     """Write the files of a checkpoint into a folder that exists."""
-    trained = set(getattr(model, "trained_parts", set())) | (trained or set())
+    trained = set(model.trained_parts) | (trained or set())
     parts = stored_parts(model, trained)
     save_file(stored_tensors(model, parts), folder / WEIGHTS, metadata={"format": "pt"})
     if has_lora(model):
@@ -92,7 +92,7 @@ def write_checkpoint(
         save_file(adapter_tensors(model), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
         adapter = LoraConfig(**{**model.lora_config.to_dict(), "task_type": "CAUSAL_LM", "inference_mode": True})
         adapter.base_model_name_or_path = (model.config.bases or {}).get("llm", {}).get("checkpoint")
-        adapter.save_pretrained(folder / ADAPTER)
+        adapter.save_pretrained(str(folder / ADAPTER))
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
@@ -120,7 +120,9 @@ def load_small_checkpoint(
     model.generation_config = GenerationConfig.from_pretrained(folder)
     load_tensors(model, folder, stored)
     model.trained_parts = set(manifest["trained_parts"])
-    return model.to(device_map) if isinstance(device_map, str | torch.device) and device_map != "auto" else model
+    if isinstance(device_map, str | torch.device) and device_map != "auto":
+        nn.Module.to(model, device_map)
+    return model
 
 
 def load_tensors(model: AudioLLMForConditionalGeneration, folder: Path, stored: list[str]) -> None:
@@ -150,7 +152,7 @@ def attach_saved_lora(model: AudioLLMForConditionalGeneration, folder: Path) -> 
     """LoRA layers as they were saved, not yet filled."""
     config = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = False
-    attach_lora(model, config)  # type: ignore[arg-type]
+    attach_lora(model, config)
 
 
 def stored_tensors_names(model: AudioLLMForConditionalGeneration, parts: list[str]) -> set[str]:
@@ -173,12 +175,12 @@ def stored_dtype(folder: Path) -> torch.dtype:
         return file.get_tensor(next(iter(file.keys()))).dtype
 
 
-def load_encoder(config: AudioLLMConfig, is_stored: bool, dtype: torch.dtype) -> nn.Module:
+def load_encoder(config: AudioLLMConfig, is_stored: bool, dtype: torch.dtype) -> Any:
     """An empty encoder for stored tensors, or the named base, checked."""
     cls = ENCODERS[config.audio_config.model_type]
     if is_stored:
         return cls(config.audio_config).to(dtype)
-    base = config.bases["encoder"]
+    base = (config.bases or {})["encoder"]
     tower = cls.load(base["checkpoint"], base["revision"])
     check_fingerprint(base, tower)
     return tower.to(dtype)
@@ -187,9 +189,9 @@ def load_encoder(config: AudioLLMConfig, is_stored: bool, dtype: torch.dtype) ->
 def load_llm(config: AudioLLMConfig, is_stored: bool, dtype: torch.dtype) -> Any:
     """An empty language model for stored tensors, or the named base, checked."""
     if is_stored:
-        return AutoModelForCausalLM.from_config(config.text_config).to(dtype)
-    base = config.bases["llm"]
-    causal = AutoModelForCausalLM.from_pretrained(base["checkpoint"], revision=base["revision"], dtype="auto")
+        return AutoModelForCausalLM.from_config(config.text_config, dtype=dtype)
+    base = (config.bases or {})["llm"]
+    causal: Any = AutoModelForCausalLM.from_pretrained(base["checkpoint"], revision=base["revision"], dtype="auto")
     check_fingerprint(base, causal)
     return causal.to(dtype)
 

@@ -21,9 +21,9 @@ class AudioLLMConfig(PreTrainedConfig):
     model_type = "audiollm"
     sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig, "audio_config": AutoConfig}
 
-    audio_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
-    connector_config: dict | None = None
+    audio_config: Any = None  # a dictionary becomes a config object
+    text_config: Any = None
+    connector_config: Any = None
     audio_token_id: int | None = None
     bases: dict | None = None
 
@@ -33,6 +33,12 @@ class AudioLLMConfig(PreTrainedConfig):
         if self.text_config is not None:  # only the top-level setting counts for tying
             kwargs["tie_word_embeddings"] = bool(getattr(self.text_config, "tie_word_embeddings", False))
         super().__post_init__(**kwargs)
+
+    @property
+    def placeholder_id(self) -> int:
+        """`audio_token_id`, once it is known."""
+        assert self.audio_token_id is not None
+        return self.audio_token_id
 
     @property
     def sampling_rate(self) -> int:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
@@ -51,14 +52,15 @@ def add_lora(
     model: AudioLLMForConditionalGeneration,
     *,
     r: int,
-    alpha: float,
+    alpha: int | float,
     dropout: float = 0.0,
     target_modules: str | list[str] = "all-linear",
 ) -> LoraConfig:
     """Add LoRA to the language model alone; ValueError if it has one, or no module matches the targets."""
     if has_lora(model):
         raise ValueError("the language model has LoRA already; merge it first")
-    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, bias="none")
+    scale: Any = alpha  # PEFT says int, and takes any number
+    config = LoraConfig(r=r, lora_alpha=scale, lora_dropout=dropout, target_modules=target_modules, bias="none")
     attach_lora(model, config)
     return config
 

@@ -4,7 +4,7 @@ Not here: building from parts (parts.py), what trains (freezing.py), what is on 
 Shapes: B rows, S tokens, D width, V vocabulary, N clips, L samples, M audio vectors, K supervised tokens.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +24,11 @@ IGNORE_INDEX = -100
 class AudioLLMPreTrainedModel(PreTrainedModel):
     """What the two classes below share."""
 
+    config: AudioLLMConfig
     config_class = AudioLLMConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("audio", "text")
+    input_modalities = ["audio", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -42,7 +43,7 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
         super().__init__(config)
         encoder = encoder_class(config.audio_config.model_type)
         self.audio_tower = encoder(config.audio_config)
-        self.connector = build_connector(
+        self.connector: Any = build_connector(
             config.connector_config,
             dim_in=encoder.width(config.audio_config.to_dict()),
             dim_out=config.text_config.hidden_size,
@@ -87,9 +88,9 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
         input_values_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        branch_ids: Tensor | None = None,
-        clip_ids: Tensor | None = None,
+        position_ids: Any = None,
+        branch_ids: Any = None,
+        clip_ids: Any = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, S, D]; with `branch_ids` the sequences are packed trunks and branches."""
@@ -103,15 +104,15 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
             inputs_embeds=inputs_embeds, attention_mask=mask, position_ids=position_ids, **kwargs
         )
 
-    def embed(self, input_ids_BS: Tensor, input_values: Tensor | None, input_values_mask: Tensor | None) -> Tensor:
+    def embed(self, input_ids_BS: Any, input_values: Tensor | None, input_values_mask: Any) -> Tensor:
         """Text embeddings [B, S, D] with the audio vectors in the places of the placeholders."""
-        is_audio_BS = input_ids_BS == self.config.audio_token_id
+        is_audio_BS = input_ids_BS.eq(self.config.placeholder_id)
         text_BSD = self.get_input_embeddings()(input_ids_BS.masked_fill(is_audio_BS, 0))
         if input_values is None:
             if is_audio_BS.any():
                 raise ValueError("prompt has audio placeholders but no input_values; pass what the processor returned")
             return text_BSD + self.silence() if self.every_rank_must_listen() else text_BSD
-        audio_MD = self.get_audio_features(input_values, input_values_mask).pooler_output
+        audio_MD: Any = self.get_audio_features(input_values, input_values_mask).pooler_output
         return splice(text_BSD, is_audio_BS, audio_MD)
 
     def every_rank_must_listen(self) -> bool:
@@ -122,13 +123,16 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
     def silence(self) -> Tensor:
         """Encoder and connector once on 0.1 s of silence, with weight zero."""
         waves = torch.zeros(1, self.config.sampling_rate // 10, device=self.device)
-        return self.get_audio_features(waves, waves == 0).pooler_output.sum() * 0.0
+        vectors: Any = self.get_audio_features(waves, waves == 0).pooler_output
+        return vectors.sum() * 0.0
 
 
 class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin):
     """An audio language model that answers: `generate` works as for any model of the library."""
 
-    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tied_weights_keys: dict[str, str] = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+    lora_config: Any = None  # of the LoRA that is attached
+    trained_parts: frozenset[str] | set[str] = frozenset()  # by any stage so far
 
     def __init__(self, config: AudioLLMConfig) -> None:
         super().__init__(config)
@@ -186,17 +190,18 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
         return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.past_key_values)
 
     def _expand_inputs_for_generation(
-        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, dict[str, Any]]:
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **kwargs: Any
+    ) -> Any:
         """Each beam hears all clips of its row: the library repeats clip by clip, which fits one clip a row alone."""
         values, mask = kwargs.pop("input_values", None), kwargs.pop("input_values_mask", None)
         heard: dict[str, Any] = {}
         if values is not None:
             tokens = [self.config.num_audio_tokens(int(samples)) for samples in mask.sum(-1)]
-            slots = (input_ids == self.config.audio_token_id).sum(-1).tolist()
+            slots = input_ids.eq(self.config.placeholder_id).sum(-1).tolist()
             order = torch.tensor(repeat_by_row(slots, tokens, expand_size), device=values.device)
             heard = {"input_values": values[order], "input_values_mask": mask[order]}
-        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        library: Any = super()
+        input_ids, kwargs = library._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
         return input_ids, kwargs | heard
 
     def project(self, hidden: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def as_mapping(spec: Spec) -> dict[str, Any]:
     return {"checkpoint": spec} if isinstance(spec, str) else dict(spec)
 
 
-def build_encoder(spec: Mapping[str, Any], dtype: torch.dtype) -> tuple[nn.Module, dict[str, Any] | None]:
+def build_encoder(spec: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, dict[str, Any] | None]:
     """The encoder and, for a checkpoint, what identifies it."""
     checkpoint = spec.get("checkpoint")
     if checkpoint is None:
@@ -116,7 +116,7 @@ def head_of(causal: Any) -> nn.Linear:
 
 
 def assemble(
-    config: AudioLLMConfig, *, audio_tower: nn.Module, language_model: nn.Module, lm_head: nn.Linear
+    config: AudioLLMConfig, *, audio_tower: Any, language_model: nn.Module, lm_head: nn.Linear
 ) -> AudioLLMForConditionalGeneration:
     """A model around parts that are there already, with a new connector; nothing is initialised twice."""
     with torch.device("meta"):
@@ -156,13 +156,13 @@ def match_connector_scale(model: AudioLLMForConditionalGeneration) -> float:
 
     A default linear layer is about 30 times quieter, and the language model would ignore it for thousands of steps.
     """
-    embedding = model.get_input_embeddings()
+    embedding: Any = model.get_input_embeddings()
     ids = torch.linspace(0, embedding.weight.shape[0] - 1, 1000, device=embedding.weight.device).long()
     noise = torch.randn(1, 2 * model.config.sampling_rate, generator=torch.Generator().manual_seed(0)) * 0.1
     noise = noise.to(embedding.weight.device)
     training = model.training
     model.eval()
-    heard = model.get_audio_features(noise, torch.ones_like(noise, dtype=torch.bool)).pooler_output
+    heard: Any = model.get_audio_features(noise, torch.ones_like(noise, dtype=torch.bool)).pooler_output
     model.train(training)
     factor = float(rms(embedding(ids)) / rms(heard).clamp(min=1e-12))
     model.model.connector.output.weight.mul_(factor)

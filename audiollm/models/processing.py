@@ -144,7 +144,9 @@ class AudioLLMProcessor(ProcessorMixin):
     ) -> list[int]:
         """Ids that generation sees: the messages and the opening of the assistant's turn."""
         lengths = self._audio_lengths(num_samples, sum(len(message.clips) for message in messages))
-        return self.renderer.prompt_ids(self._opened(messages), lengths, **(self.chat_template_kwargs | template_kwargs))
+        return self.renderer.prompt_ids(
+            self._opened(messages), lengths, **(self.chat_template_kwargs | template_kwargs)
+        )
 
     def collate_prompts(self, prompts: Sequence[Prompt], **template_kwargs: Any) -> dict[str, Tensor]:
         """The inputs of `generate` for messages and the waveforms of their clips.

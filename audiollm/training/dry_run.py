@@ -85,7 +85,12 @@ def parts_on_paper(recipe: Recipe) -> tuple[AudioLLMConfig, AudioLLMProcessor]:
     )
     rate = encoder_class(block.encoder.name).sampling_rate
     processor = AudioLLMProcessor.from_parts(
-        tokenizer, config.audio_config.to_dict(), config.connector_config, rate, block.chat_template_kwargs, block.system_prompt
+        tokenizer,
+        config.audio_config.to_dict(),
+        config.connector_config,
+        rate,
+        block.chat_template_kwargs,
+        block.system_prompt,
     )
     config.audio_token_id = processor.audio_token_id
     return config, processor
@@ -121,7 +126,8 @@ def describe_stage(
     console.print(table)
     steps = planned_steps(stage, len(recordings))
     console.print(f"{len(data.train):,} rows over {len(recordings):,} recordings; {steps:,} steps")
-    console.print(f"memory without activations: {memory_gib(model, trainable):.2f} GiB a device (float32 training state)")
+    memory = memory_gib(model, trainable)
+    console.print(f"memory without activations: {memory:.2f} GiB a device (float32 training state)")
     if any(OBJECTIVES[objective].needs_text for objective in stage.objectives):
         console.print(sample(data.train[0], recordings, processor))
 

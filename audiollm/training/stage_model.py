@@ -16,8 +16,8 @@ class StageModel(nn.Module):
 
     def __init__(self, model: AudioLLMForConditionalGeneration, objectives: Mapping[str, Objective]) -> None:
         super().__init__()
-        self.model = model
-        self.objectives = nn.ModuleDict(objectives)
+        self.model: Any = model
+        self.objectives: Any = nn.ModuleDict(objectives)
 
     @property
     def config(self) -> Any:

@@ -175,7 +175,7 @@ def load_built(folder: str | Path) -> Built:
 
 def with_prompts(processor: AudioLLMProcessor, block: ModelSettings) -> AudioLLMProcessor:
     """A checkpoint's processor with what the recipe says about prompts; what it leaves unsaid stays."""
-    check_template_kwargs(processor.chat_template or "", block.chat_template_kwargs)
+    check_template_kwargs(str(processor.chat_template or ""), block.chat_template_kwargs)
     processor.chat_template_kwargs |= block.chat_template_kwargs
     processor.system_prompt = block.system_prompt or processor.system_prompt
     return processor
@@ -292,7 +292,7 @@ def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
     """LoRA where the stage wants it, a connector as loud as text, and the parts that train; trainable counts."""
     model = built.model
     prepare_lora(model, stage)
-    if "connector" in stage.train and "connector" not in getattr(model, "trained_parts", set()):
+    if "connector" in stage.train and "connector" not in model.trained_parts:
         match_connector_scale(model)
     return select_trainable(model, list(stage.train))
 
@@ -356,7 +356,7 @@ def build_trainer(
         validation={task: recordings(rows) for task, rows in by_task(data.validation, with_text).items()},
         collator=collator,
         learning_rates=stage.learning_rates,
-        trained=set(getattr(built.model, "trained_parts", set())) | (set(stage.train) - {"lora"}),
+        trained=set(built.model.trained_parts) | (set(stage.train) - {"lora"}),
         args=training_arguments(recipe, stage, work, logs, bool(data.validation), deepspeed),
     )
     for callback in (PrinterCallback, ProgressCallback):

@@ -35,11 +35,15 @@ class EpochLoader(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         """Called before each epoch."""
-        self.batch_sampler.set_epoch(epoch)
+        sampler: Any = self.batch_sampler
+        sampler.set_epoch(epoch)
 
 
 class StageTrainer(Trainer):
     """Trains the parts of one stage over recordings."""
+
+    model: Any  # a StageModel
+    optimizer: Any
 
     def __init__(
         self,
@@ -202,7 +206,7 @@ class StageTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Everything that an exact resume needs, under a temporary name that is renamed when it is whole."""
-        target = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        target = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         partial = target.with_name(target.name + ".partial")
         if self.args.should_save:
             shutil.rmtree(partial, ignore_errors=True)
@@ -220,7 +224,7 @@ class StageTrainer(Trainer):
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
             rotate_checkpoints(
-                output_dir=self.args.output_dir,
+                output_dir=str(self.args.output_dir),
                 save_total_limit=self.args.save_total_limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=False,
@@ -229,16 +233,17 @@ class StageTrainer(Trainer):
 
     def save_state_of(self, folder: Path) -> None:
         """The trainer's own state: step, log history, callbacks."""
+        states: Any = self.state.stateful_callbacks
         for callback in [*self.callback_handler.callbacks, self.control]:
             if isinstance(callback, ExportableState):
-                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+                states[type(callback).__name__] = callback.state()
         self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """A small checkpoint of the model and the objectives' heads; no pickled arguments."""
         if not self.args.should_save:
             return
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(str(output_dir or self.args.output_dir))
         stage = self.stage_model
         write_checkpoint(stage.model, self.processor, folder, trained=self.trained)
         heads = {name: tensor.detach().cpu().contiguous() for name, tensor in stage.objectives.state_dict().items()}
@@ -255,4 +260,4 @@ class StageTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         """The weights of the best validation loss, at the end."""
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))

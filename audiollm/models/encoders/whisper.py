@@ -44,12 +44,13 @@ class WhisperAudioEncoder(WhisperEncoder):
     @classmethod
     def load(cls, checkpoint: str, revision: str | None = None) -> "WhisperAudioEncoder":
         """The encoder of a Whisper checkpoint by hub name or folder; its decoder is read and dropped."""
-        whole = WhisperModel.from_pretrained(checkpoint, revision=revision, dtype="auto")
-        encoder = cls(whole.config).to(whole.dtype)
+        whole: Any = WhisperModel.from_pretrained(checkpoint, revision=revision or "main", dtype="auto")
+        encoder: Any = cls(whole.config)
+        encoder.to(whole.dtype)
         encoder.load_state_dict(whole.encoder.state_dict())
         return encoder
 
-    def forward(self, input_values: Tensor, input_values_mask: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, input_values: Tensor, input_values_mask: Tensor) -> tuple[Tensor, Tensor]:
         """[N, L] float32 and its bool mask -> frames [N, T, C] (zero after a clip's end) and bool [N, T]."""
         window_samples = window_length(self.config.max_source_positions)
         lengths_N = input_values_mask.sum(-1)

@@ -55,7 +55,7 @@ class Objective(nn.Module):
 
     def nothing(self, heard: Heard) -> Tensor:
         """Zero, for a batch without items: every parameter has its gradient, also where the other ranks have items."""
-        frames = heard.silence if heard.frames_NTC is None else heard.frames_NTC.sum()
+        frames: Any = heard.silence if heard.frames_NTC is None else heard.frames_NTC.sum()
         return (frames + sum(parameter.sum() for parameter in self.parameters())) * 0.0
 
     def forward(self, heard: Heard, batch: Mapping[str, Any], num_items: Tensor) -> Tensor:
