@@ -444,6 +444,21 @@ def test_heads_and_accumulated_steps_go_on_exactly(corpus, watch, tmp_path):
     assert_same_weights(run_recipe(recipe_of(tmp_path / "stopped", corpus, {"only": listen})), whole)
 
 
+def test_tied_embeddings_go_on_exactly(corpus, watch, tmp_path):
+    language = stage(corpus, ["llm"], {"language_modeling": 1}, trainer={"max_steps": 4, "save_steps": 2})
+    recipes = [
+        recipe_of(tmp_path / name, corpus, {"only": language}, tie_word_embeddings=True)
+        for name in ("whole", "stopped")
+    ]
+    whole = run_recipe(recipes[0])
+    with pytest.raises(Killed):
+        watch(Kill(3))
+        run_recipe(recipes[1])
+    watch(TrainerCallback())
+    assert_same_weights(run_recipe(recipes[1]), whole)
+    assert "lm_head.weight" not in weights(whole)
+
+
 def test_a_run_that_was_stopped_between_stages_ends_with_the_same_bits(finished, corpus, watch, tmp_path):
     _, whole = finished
     recipe = recipe_of(tmp_path, corpus, four_stages(corpus))
