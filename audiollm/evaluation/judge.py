@@ -75,10 +75,10 @@ def report_data(
 ) -> ReportData:
     """What the report tells of this run."""
     first = next(iter(results.values()))
-    further = {name: values["tasks"] for name, values in figures.get("evaluations", {}).items()}
+    tasks, further = side_by_side(figures)
     return ReportData(
         name=recipe.name,
-        tasks=figures["tasks"],
+        tasks=tasks,
         further=further,
         examples=choose_examples(first.examples, 12),
         curves={name: {"loss": s["loss"], "validation": s["validation"]} for name, s in stages.items()},
@@ -91,6 +91,14 @@ def report_data(
         versions={"audiollm": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
         remarks=[remark for result in results.values() for remark in result.remarks],
     )
+
+
+def side_by_side(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The scores of every task, once; and by further test those of the tasks that the first test has too."""
+    others = {name: values["tasks"] for name, values in figures.get("evaluations", {}).items()}
+    further = {name: tasks for name, tasks in others.items() if tasks.keys() & figures["tasks"].keys()}
+    only_there = {task: score for other in others.values() for task, score in other.items()}
+    return figures["tasks"] | {task: only_there[task] for task in only_there if task not in figures["tasks"]}, further
 
 
 def chat_command(recipe: Recipe) -> str:

@@ -52,7 +52,8 @@ def settings_table(recipe: Recipe) -> Table:
     table = Table("setting", "value", "from", title=f"recipe {recipe.name}")
     for key, value in recipe.values.items():
         origin = recipe.provenance[key]
-        table.add_row(Text(key), Text(str(value)), Text(origin), style="dim" if origin == "default" else "")
+        cells = [Text(text, overflow="fold") for text in (key, str(value), origin)]
+        table.add_row(*cells, style="dim" if origin == "default" else "")
     return table
 
 

@@ -128,7 +128,7 @@ def test_a_recipe_of_public_checkpoints_trains_judges_and_answers(recipe, stand_
     parts = [f"model.encoder.checkpoint={stand_ins / 'whisper'}", f"model.llm.checkpoint={stand_ins / 'qwen3'}"]
     small = {"max_steps": 2, "eval_steps": 1, "dataloader_num_workers": 0}
     steps = [f"stages.{s}.trainer.{key}={value}" for s in ("align", "instruct") for key, value in small.items()]
-    run("train", recipe, f"data={data}", *parts, *steps)
+    shown = run("train", recipe, f"data={data}", *parts, *steps)
 
     [folder] = Path("runs").iterdir()
     stages = json.loads((folder / "run.json").read_text())["stages"]
@@ -137,7 +137,7 @@ def test_a_recipe_of_public_checkpoints_trains_judges_and_answers(recipe, stand_
     results = json.loads((folder / "results.json").read_text())
     asked = results["tasks"] | results["evaluations"]["librispeech"]["tasks"]
     assert {name: task["metric"] for name, task in asked.items()} == {"aqa": "exact", "asr": "wer"}
-    assert all(task["blind"] is not None for task in asked.values())
+    assert all(task["blind"] is not None and f"  {name} " in shown for name, task in asked.items())
 
     listener = load(folder, device="cpu")
     assert listener.processor.chat_template_kwargs == {"enable_thinking": False}
