@@ -216,3 +216,10 @@ def lora_of(folder: str) -> torch.Tensor:
         tensor.flatten() for name, tensor in load(folder, device="cpu").model.state_dict().items() if ".lora_" in name
     ]
     return torch.cat(tensors)
+
+
+def test_the_python_example_of_the_readme_runs(workplace, capsys):
+    write(workplace / "clip.wav", tones(1)[0], RATE)
+    [example] = blocks((ROOT / "README.md").read_text(), ("python",))
+    exec(example, {})
+    assert len(capsys.readouterr().out.splitlines()) >= 2
