@@ -29,7 +29,7 @@ Checkpoint = Annotated[str, typer.Argument(help="Folder of a run or of one of it
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 
-EXTRAS = {"espeakng_loader": "demo", "scipy": "demo", "deepspeed": "deepspeed"}
+EXTRAS = {"espeakng_loader": "demo", "deepspeed": "deepspeed", "bitsandbytes": "quant"}
 """Modules that not everybody needs, and the extra that installs each."""
 
 

@@ -347,6 +347,8 @@ class Recipe(Settings):
     """Folder for rows and recordings; written `${data}` in the rest of the recipe."""
     seed: NonNegativeInt = 0
     """Of everything that is drawn at random."""
+    audio_cache_gib: NonNegativeFloat = 1.0
+    """Memory for decoded clips, in GiB a process, so that later epochs and stages need not decode them again."""
     prepare: dict[str, Annotated[dict[str, Any], BeforeValidator(lambda options: options or {})]] = Field(default={})
     """Rows that a data converter makes when they are not there yet: converter -> its options."""
     model: ModelSettings

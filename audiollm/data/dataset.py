@@ -59,6 +59,7 @@ class Recordings(Dataset[Example]):
         questions_per_clip: int | None = None,
         supervise: Literal["last", "all"] = "last",
         with_text: bool = True,
+        sounds: "SoundCache | None" = None,
     ) -> None:
         self.rows = rows
         self.groups = group_rows(rows)
@@ -67,6 +68,7 @@ class Recordings(Dataset[Example]):
         self.questions_per_clip = questions_per_clip
         self.supervise = supervise
         self.with_text = with_text
+        self.sounds = sounds or SoundCache(0)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -102,7 +104,7 @@ class Recordings(Dataset[Example]):
         waveforms, clips, problem = [], [], None
         for clip in row.clips:
             try:
-                waveforms.append(clip.load(self.renderer.sampling_rate))
+                waveforms.append(self.sounds.load(clip, self.renderer.sampling_rate))
                 clips.append(clip)
             except (AudioError, RowError) as error:
                 problem = f"{row.origin}: {error}"
@@ -114,6 +116,25 @@ class Recordings(Dataset[Example]):
         """The row's token sequences (one, unless its template rewrites the history of a conversation)."""
         rendered = self.renderer.render(row.messages, [len(w) for w in waveforms], supervise=self.supervise)
         return [Tokens(one.input_ids, one.supervised, one.num_clips) for one in rendered]
+
+
+class SoundCache:
+    """Decoded clips kept in memory, up to a limit in bytes; later epochs and stages need not decode them again."""
+
+    def __init__(self, limit_bytes: float) -> None:
+        self.left = limit_bytes
+        self.kept: dict[Hashable, np.ndarray] = {}
+
+    def load(self, clip: AudioPart, sampling_rate: int) -> np.ndarray:
+        """Mono float32 samples [L] of a clip; AudioError when it cannot be read."""
+        key = (clip.key, sampling_rate)
+        if key in self.kept:
+            return self.kept[key]
+        samples = clip.load(sampling_rate)
+        if samples.nbytes <= self.left:
+            self.left -= samples.nbytes
+            self.kept[key] = samples
+        return samples
 
 
 def group_rows(rows: Sequence[Row]) -> list[list[Row]]:

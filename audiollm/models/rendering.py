@@ -34,6 +34,7 @@ DEFAULT_CHAT_TEMPLATE = (
 )
 
 SENTINEL = "ANSWERPLACE"
+REMEMBERED = 20_000  # prompts; some megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Renderer:
         self.audio_token_id = tokenizer.get_vocab()[AUDIO_TOKEN]
         self._added_ids = frozenset(tokenizer.added_tokens_decoder)
         self._turns: dict[str, Turn] = {}
+        self._prompts: dict[tuple[Any, ...], tuple[int, ...]] = {}
         self._takes_system: bool | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Renderer":
@@ -80,8 +82,17 @@ class Renderer:
         self, messages: Sequence[Message], audio_lengths: Sequence[int], **template_kwargs: Any
     ) -> list[int]:
         """Ids that generation sees; the k-th clip takes `audio_lengths[k]` of them."""
-        text = self.text(messages, add_generation_prompt=True, **template_kwargs)
-        return expand(self.control.encode(text), self.audio_token_id, audio_lengths)
+        return expand(self._prompt(messages, **template_kwargs), self.audio_token_id, audio_lengths)
+
+    def _prompt(self, messages: Sequence[Message], **template_kwargs: Any) -> Sequence[int]:
+        """Ids with one placeholder a clip; remembered, since the same few questions are asked about many clips."""
+        key = (repr(template_kwargs), *((message.role, self._content(message)) for message in messages))
+        if key not in self._prompts:
+            if len(self._prompts) >= REMEMBERED:
+                self._prompts.clear()
+            text = self.text(messages, add_generation_prompt=True, **template_kwargs)
+            self._prompts[key] = tuple(self.control.encode(text))
+        return self._prompts[key]
 
     def answer_ids(self, answer: str, prompt_ids: Sequence[int], **template_kwargs: Any) -> list[int]:
         """Ids of an answer after its prompt, with the end of turn."""

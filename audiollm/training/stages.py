@@ -24,7 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from audiollm.conversation import Row
 from audiollm.data.collate import Collator
-from audiollm.data.dataset import Recordings, with_sound
+from audiollm.data.dataset import Recordings, SoundCache, with_sound
 from audiollm.data.sources import Problems, load_rows
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
@@ -129,6 +129,7 @@ def run_recipe(
     run.path.mkdir(parents=True, exist_ok=True)
     (run.path / "recipe.yaml").write_text(recipe.to_yaml())
     built: Built | None = None
+    sounds = SoundCache(recipe.audio_cache_gib * 2**30)
     for name in wanted:
         if name not in todo:
             print(f"stage {name}: done already, skipped")
@@ -136,7 +137,7 @@ def run_recipe(
         before = names[: names.index(name)]
         if built is None:
             built = start_model(recipe, run, before)
-        train_stage(recipe, name, built, data[name], run, deepspeed=deepspeed, sample=sample)
+        train_stage(recipe, name, built, data[name], run, sounds, deepspeed=deepspeed, sample=sample)
     return run.path / wanted[-1]
 
 
@@ -252,6 +253,7 @@ def train_stage(
     built: Built,
     data: StageData,
     run: RunFolder,
+    sounds: SoundCache,
     *,
     deepspeed: str | None = None,
     sample: Sampler | None = None,
@@ -264,7 +266,8 @@ def train_stage(
     objectives = build_objectives(stage, built)
     work = run.work(name)
     run.begin(name, stage_settings(recipe, name))
-    trainer = build_trainer(recipe, name, built, objectives, data, work, run.path / "logs" / name, deepspeed)
+    logs = run.path / "logs" / name
+    trainer = build_trainer(recipe, name, built, objectives, data, work, logs, sounds, deepspeed)
     describe(name, trainable, trainer)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
     built.model.trained_parts = trainer.trained
@@ -326,6 +329,7 @@ def build_trainer(
     data: StageData,
     work: Path,
     logs: Path,
+    sounds: SoundCache,
     deepspeed: str | None,
 ) -> StageTrainer:
     """The trainer of a stage."""
@@ -340,6 +344,7 @@ def build_trainer(
             questions_per_clip=stage.data.questions_per_clip,
             supervise=stage.data.supervise,
             with_text=with_text,
+            sounds=sounds,
         )
 
     train = recordings(data.train)
