@@ -89,7 +89,7 @@ def report_data(
         settings=recipe.to_yaml(),
         hardware=hardware(),
         versions={"audiollm": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        remarks=[remark for result in results.values() for remark in result.remarks],
+        remarks=[f"{name}: {remark}" for name, result in results.items() for remark in result.remarks],
     )
 
 

@@ -3,6 +3,8 @@
  config.json               sizes, bases, placeholder id            processor and tokenizer files, generation_config.json
  model.safetensors         tensors of each part that is not an untouched public base
  adapter/                  LoRA in PEFT's own layout, which plain `peft` loads on the base language model
+ objectives.safetensors    heads of the objectives that trained it, such as CTC's
+ recipe.yaml               the resolved recipe of the run
  checkpoint.json           which parts are stored here, and which were trained by which stage
 
 An untouched base is a name, a revision and a fingerprint, checked when it is loaded.
@@ -11,6 +13,7 @@ An untouched base is a name, a revision and a fingerprint, checked when it is lo
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from audiollm.models.parts import assemble, base_of, head_of
 MANIFEST = "checkpoint.json"
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter"
+HEADS = "objectives.safetensors"
 PEFT_PREFIX = "base_model.model.model."
 LANGUAGE_MODEL = "model.language_model."
 
@@ -65,28 +69,45 @@ def adapter_tensors(model: AudioLLMForConditionalGeneration) -> dict[str, Tensor
 
 
 def save_checkpoint(
-    model: AudioLLMForConditionalGeneration, processor: Any, folder: str | Path, *, trained: set[str] | None = None
+    model: AudioLLMForConditionalGeneration,
+    processor: Any,
+    folder: str | Path,
+    *,
+    trained: set[str] | None = None,
+    heads: Mapping[str, Tensor] | None = None,
+    recipe: str = "",
 ) -> None:
     """Write a small, complete checkpoint: to a temporary name, then renamed over what was there.
 
     `trained`: parts that this or an earlier stage changed, beside those that the model was loaded with.
+    `heads`: tensors of the objectives that trained it. `recipe`: the resolved recipe.
     """
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write_checkpoint(model, processor, partial, trained=trained)
+    write_checkpoint(model, processor, partial, trained=trained, heads=heads)
+    if recipe:
+        (partial / "recipe.yaml").write_text(recipe)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
 
 def write_checkpoint(
-    model: AudioLLMForConditionalGeneration, processor: Any, folder: Path, *, trained: set[str] | None = None
+    model: AudioLLMForConditionalGeneration,
+    processor: Any,
+    folder: Path,
+    *,
+    trained: set[str] | None = None,
+    heads: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the files of a checkpoint into a folder that exists."""
     trained = set(model.trained_parts) | (trained or set())
     parts = stored_parts(model, trained)
     save_file(stored_tensors(model, parts), folder / WEIGHTS, metadata={"format": "pt"})
+    if heads:
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in heads.items()}
+        save_file(on_cpu, folder / HEADS, metadata={"format": "pt"})
     if has_lora(model):
         (folder / ADAPTER).mkdir(exist_ok=True)
         save_file(adapter_tensors(model), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -273,7 +273,14 @@ def train_stage(
     built.model.trained_parts = trainer.trained
     built.model.eval()
     if trainer.args.should_save:
-        save_checkpoint(built.model, built.processor, run.path / name, trained=trainer.trained)
+        save_checkpoint(
+            built.model,
+            built.processor,
+            run.path / name,
+            trained=trainer.trained,
+            heads=trainer.stage_model.objectives.state_dict(),
+            recipe=recipe.to_yaml(),
+        )
         names = list(recipe.stages)
         record = record_of(recipe, name, trainer, time.perf_counter() - started)
         run.finish(name, record, later=names[names.index(name) + 1 :])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -22,12 +22,10 @@ from transformers.trainer_utils import rotate_checkpoints
 from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings
 from audiollm.data.sampling import BatchSampler
-from audiollm.models.checkpoint import MANIFEST, load_tensors, write_checkpoint
+from audiollm.models.checkpoint import HEADS, MANIFEST, load_tensors, write_checkpoint
 from audiollm.models.freezing import part_of
 from audiollm.training.stage_model import StageModel
 from audiollm.training.throughput import Throughput
-
-HEADS = "objectives.safetensors"
 
 
 class EpochLoader(DataLoader):
@@ -245,10 +243,8 @@ class StageTrainer(Trainer):
             return
         folder = Path(str(output_dir or self.args.output_dir))
         stage = self.stage_model
-        write_checkpoint(stage.model, self.processor, folder, trained=self.trained)
-        heads = {name: tensor.detach().cpu().contiguous() for name, tensor in stage.objectives.state_dict().items()}
-        if heads:
-            save_file(heads, folder / HEADS, metadata={"format": "pt"})
+        heads = stage.objectives.state_dict()
+        write_checkpoint(stage.model, self.processor, folder, trained=self.trained, heads=heads)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Fill the stage's model from a checkpoint that this stage wrote."""

@@ -191,6 +191,14 @@ def test_every_stage_leaves_a_checkpoint_and_its_record(finished):
     assert load_recipe(run / "recipe.yaml").stages == recipe.stages
 
 
+def test_a_checkpoint_holds_the_heads_of_its_objectives_and_the_recipe(finished):
+    recipe, run = finished
+    heads = load_file(run / "listen" / "objectives.safetensors")
+    assert {name.partition(".")[0] for name in heads} == {"ctc", "contrastive"}
+    assert load_recipe(run / "instruct" / "recipe.yaml").model_dump() == recipe.model_dump()
+    assert not (run / "instruct" / "objectives.safetensors").exists()
+
+
 def test_a_stage_changes_what_it_trains_and_nothing_else(finished):
     _, run = finished
     before, align, instruct = (weights(run / name) for name in ("listen", "align", "instruct"))
