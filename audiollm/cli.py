@@ -81,7 +81,7 @@ def train(
 ) -> None:
     """Train the stages of a recipe, then evaluate and report; what is done already is skipped."""
     from audiollm import training
-    from audiollm.recipe import load_recipe, require_files
+    from audiollm.recipe import load_recipe, require_files, require_stage
     from audiollm.resources import deepspeed_file
 
     loaded = load_recipe(recipe, overrides or [])
@@ -93,6 +93,7 @@ def train(
     from audiollm.evaluation.judge import judge, show_answers
 
     require_files(loaded)
+    require_stage(loaded, stage)  # said before the rows are made, which takes a while
     steps = {name: (loaded.prepared_folder(name), options) for name, options in loaded.prepare.items()}
     prepare_seconds = prepare_all(steps)
     training.run_recipe(loaded, stage=stage, deepspeed=sharding, sample=show_answers)

@@ -34,7 +34,7 @@ from audiollm.models.settings import Settings, nearest, refuse_unknown
 from audiollm.recipe_files import Layers, RecipeError, read_layers, resolve
 from audiollm.recipe_trainer import check_trainer, default_learning_rate, trainer_types
 
-__all__ = ["Recipe", "RecipeError", "load_recipe", "missing_files", "recipe_schema", "require_files"]
+__all__ = ["Recipe", "RecipeError", "load_recipe", "missing_files", "recipe_schema", "require_files", "require_stage"]
 
 Part = Literal["encoder", "connector", "lora", "llm"]
 ObjectiveName = Literal["language_modeling", "contrastive", "ctc"]
@@ -423,6 +423,12 @@ def missing_files(recipe: Recipe) -> list[str]:
     if checkpoint and not Path(checkpoint).exists() and is_local(checkpoint):
         missing.append(str(recipe.error("model.checkpoint", f"is {checkpoint}, and there is no such folder")))
     return missing
+
+
+def require_stage(recipe: Recipe, stage: str | None) -> None:
+    """ValueError for a stage that the recipe does not have, with those that it has."""
+    if stage is not None and stage not in recipe.stages:
+        raise ValueError(f"no stage {stage!r} in {recipe.name}; it has: {', '.join(recipe.stages)}")
 
 
 def require_files(recipe: Recipe) -> None:

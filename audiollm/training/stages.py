@@ -34,7 +34,7 @@ from audiollm.models.parts import Built, build, match_connector_scale
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
-from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files
+from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
 from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
 from audiollm.training.stage_model import StageModel
@@ -116,8 +116,7 @@ def run_recipe(
     ValueError, before any model is loaded, for a missing file, an empty mixture, or a stage that trains nothing.
     """
     names = list(recipe.stages)
-    if stage is not None and stage not in names:
-        raise ValueError(f"no stage {stage!r} in {recipe.name}; it has: {', '.join(names)}")
+    require_stage(recipe, stage)
     require_files(recipe)
     read_rows.cache_clear()  # a file may have been made anew since
     run = RunFolder.open(recipe.output)

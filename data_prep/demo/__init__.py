@@ -100,7 +100,7 @@ def make_clips(pool: ProcessPoolExecutor, asked: list[Asked], folder: Path, spli
     """Make the clips of a split in several processes; gives their lengths in seconds, in order."""
     starts = range(0, len(asked), CLIPS_A_JOB)
     jobs = [(asked[start : start + CLIPS_A_JOB], start, folder, split, seed) for start in starts]
-    with tqdm(total=len(asked), desc=f"{NAME}: {split} clips", unit="", leave=False, mininterval=1, disable=None) as bar:
+    with tqdm(total=len(asked), desc=f"{NAME}: {split} clips", leave=False, mininterval=1, disable=None) as bar:
         for durations in pool.map(make_some, jobs):
             bar.update(len(durations))
             yield from durations

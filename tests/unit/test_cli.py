@@ -121,7 +121,9 @@ def test_train_prepares_trains_and_judges(monkeypatch, tmp_path):
     import audiollm.training
 
     done = []
-    recipe = audiollm.recipe.Recipe.model_construct(name="tiny", prepare={"demo": {"clips": 9}}, data="d")
+    recipe = audiollm.recipe.Recipe.model_construct(
+        name="tiny", prepare={"demo": {"clips": 9}}, data="d", stages={"align": None}
+    )
     monkeypatch.setattr(audiollm.recipe, "load_recipe", lambda name, overrides: recipe)
     monkeypatch.setattr(audiollm.recipe, "require_files", lambda recipe: done.append("files"))
     monkeypatch.setattr(audiollm.curation.prepare, "prepare_all", lambda steps: done.append(steps) or 4.0)
@@ -133,6 +135,9 @@ def test_train_prepares_trains_and_judges(monkeypatch, tmp_path):
     assert done == ["files", {"demo": ("d/demo", {"clips": 9})}, ("train", None), 4.0]
     assert run("train", "tiny", "--stage", "align").exit_code == 0
     assert done[-1] == ("train", "align")  # one stage is not a finished run: nothing to judge
+    done.clear()
+    assert run("train", "tiny", "--stage", "algn").exit_code == 2
+    assert done == ["files"]  # a stage that is not there is said before rows are made
 
 
 def test_prepare_makes_rows_where_it_is_told(monkeypatch):
