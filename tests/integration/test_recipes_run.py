@@ -149,7 +149,7 @@ def test_a_recipe_of_public_checkpoints_trains_judges_and_answers(recipe, stand_
 # ------------------------------------------------------------------------------------------------------------ finetune
 
 FINETUNE = (ROOT / "recipes/finetune/README.md").read_text()
-TEXTS = {"garden": "Two blackbirds sing.", "kitchen": "A kettle boils.", "street": "A tram passes."}
+TEXTS = {"garden": "a bird, then a dog", "kitchen": "a bell, then a knock", "street": "an engine over rain"}
 
 
 @pytest.fixture
