@@ -54,10 +54,9 @@ def test_every_command_in_the_documents_exists():
 
 
 def test_every_python_example_in_the_documents_parses():
-    for path, text in text_files():
-        if path.suffix == ".md":
-            for block in blocks(text, ("python", "py")):
-                ast.parse(block, filename=str(path))
+    documents = [(path, text) for path, text in text_files() if path.suffix == ".md"]
+    examples = [(path, block) for path, text in documents for block in blocks(text, ("python", "py"))]
+    assert examples and all(ast.parse(block, filename=str(path)).body for path, block in examples)
 
 
 def check_audiollm(words: list[str], where: str) -> None:

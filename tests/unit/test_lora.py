@@ -33,7 +33,8 @@ def test_the_same_lora_may_be_asked_for_again_after_saving_and_loading(saved):
     model = AudioLLMForConditionalGeneration.from_pretrained(saved)
     require_lora(model, **LORA)
     linear = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    require_lora(model, **{**LORA, "target_modules": linear})
+    require_lora(model, **{**LORA, "target_modules": linear})  # raises where it is not the same
+    assert (model.lora_config.r, model.lora_config.lora_alpha) == (LORA["r"], LORA["alpha"])
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
-"""What every objective is."""
+"""What every objective is, and what those share that are fed by the words of a clip."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ class Heard:
     silence: Tensor | float = 0.0  # zero, from an encoder that had to run for the other ranks
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A loss over a batch: a sum, and the number of items that it is a sum over."""
 
     Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
@@ -41,23 +43,60 @@ class Objective(nn.Module):
         self.weight = settings.weight
 
     @classmethod
+    @abstractmethod
     def has_items(cls, settings: Any, rows: Sequence[Row]) -> bool:
         """Whether the rows of a stage hold anything that this objective can learn."""
-        raise NotImplementedError
 
     def targets(self, clips: Sequence[AudioPart]) -> dict[str, Tensor]:
         """Tensors that this objective needs in the batch, from what is known about its clips."""
         return {}
 
+    @abstractmethod
     def count(self, batch: Mapping[str, Any]) -> int:
         """Items of this objective in a batch."""
-        raise NotImplementedError
 
     def nothing(self, heard: Heard) -> Tensor:
         """Zero, for a batch without items: every parameter has its gradient, also where the other ranks have items."""
         frames: Any = heard.silence if heard.frames_NTC is None else heard.frames_NTC.sum()
         return (frames + sum(parameter.sum() for parameter in self.parameters())) * 0.0
 
+    @abstractmethod
     def forward(self, heard: Heard, batch: Mapping[str, Any], num_items: Tensor) -> Tensor:
         """The sum of the loss over the batch divided by `num_items`, the count over the whole step."""
-        raise NotImplementedError
+
+
+class WordsSettings(ObjectiveSettings):
+    """Settings of an objective that is fed by the words of a clip; each names its default."""
+
+    target: Literal["transcript", "description"]
+    """Field of the audio part: the words spoken, or the scene in words."""
+
+
+class WordsObjective(Objective):
+    """An objective over clips and their words; a clip without words is left out."""
+
+    needs_frames = True
+
+    def __init__(self, settings: WordsSettings, *, model: Any, processor: Any) -> None:
+        super().__init__(settings, model=model, processor=processor)
+        self.target = settings.target
+        self.tokenizer = processor.tokenizer
+
+    @classmethod
+    def has_items(cls, settings: WordsSettings, rows: Sequence[Row]) -> bool:
+        """Whether any clip has its words."""
+        return any(getattr(clip, settings.target) for row in rows for clip in row.clips)
+
+    def word_ids(self, clips: Sequence[AudioPart], padding: int) -> tuple[Tensor, Tensor]:
+        """Token ids of each clip's words [N, U], `padding` after the end, and their numbers [N]."""
+        texts = [getattr(clip, self.target) or "" for clip in clips]
+        ids = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        padded = torch.full((len(ids), max([1, *map(len, ids)])), padding)
+        for number, tokens in enumerate(ids):
+            padded[number, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+        return padded, torch.tensor([len(tokens) for tokens in ids])
+
+
+def width_of(model: Any) -> int:
+    """C, the width of the encoder's frames."""
+    return int(model.model.audio_tower.width(model.config.audio_config.to_dict()))

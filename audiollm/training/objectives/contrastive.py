@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from audiollm.conversation import AudioPart, Row
-from audiollm.training.objectives.base import Heard, Objective, ObjectiveSettings
-from audiollm.training.objectives.ctc import width_of
+from audiollm.conversation import AudioPart
+from audiollm.training.objectives.base import Heard, WordsObjective, WordsSettings, width_of
 
 
-class ContrastiveSettings(ObjectiveSettings):
+class ContrastiveSettings(WordsSettings):
     """The shared space of sound and words."""
 
     target: Literal["description", "transcript"] = "description"
@@ -29,34 +28,21 @@ class ContrastiveSettings(ObjectiveSettings):
     """Where the learned temperature starts."""
 
 
-class Contrastive(Objective):
+class Contrastive(WordsObjective):
     """Each clip finds its words among the batch's, and each text its clip; clips of the same words are no negatives."""
 
     Settings = ContrastiveSettings
     needs = "clips with the words that they are to be near to (a `description`, or what `target` says)"
-    needs_frames = True
 
     def __init__(self, settings: ContrastiveSettings, *, model: Any, processor: Any) -> None:
         super().__init__(settings, model=model, processor=processor)
-        self.target = settings.target
-        self.tokenizer = processor.tokenizer
         self.audio_head = nn.Linear(width_of(model), settings.width)
         self.text_head = nn.Linear(model.config.text_config.hidden_size, settings.width)
         self.log_scale = nn.Parameter(torch.tensor(1.0 / settings.temperature).log())
 
-    @classmethod
-    def has_items(cls, settings: ContrastiveSettings, rows: Sequence[Row]) -> bool:
-        """Whether any clip has its words."""
-        return any(getattr(clip, settings.target) for row in rows for clip in row.clips)
-
     def targets(self, clips: Sequence[AudioPart]) -> dict[str, Tensor]:
         """`contrastive_ids` [N, U], -1 after the end (a clip without words has none)."""
-        texts = [getattr(clip, self.target) or "" for clip in clips]
-        ids = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        padded = torch.full((len(ids), max(1, *map(len, ids)) if ids else 1), -1)
-        for number, tokens in enumerate(ids):
-            padded[number, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-        return {"contrastive_ids": padded}
+        return {"contrastive_ids": self.word_ids(clips, -1)[0]}
 
     def count(self, batch: Mapping[str, Any]) -> int:
         """Clips with words."""

@@ -7,48 +7,35 @@ Shapes: N clips, T frames, C width, V tokens, U target tokens.
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiollm.conversation import AudioPart, Row
-from audiollm.training.objectives.base import Heard, Objective, ObjectiveSettings
+from audiollm.conversation import AudioPart
+from audiollm.training.objectives.base import Heard, WordsObjective, WordsSettings, width_of
 
 
-class CTCSettings(ObjectiveSettings):
+class CTCSettings(WordsSettings):
     """Which words of the clip the encoder learns to spell."""
 
     target: Literal["transcript", "description"] = "transcript"
     """Field of the audio part: the words spoken, or the scene in words."""
 
 
-class CTC(Objective):
+class CTC(WordsObjective):
     """Negative log-likelihood of the target tokens under all alignments; a sum over target tokens."""
 
     Settings = CTCSettings
     needs = "clips with the words that they are to be spelled in (a `transcript`, or what `target` says)"
-    needs_frames = True
 
     def __init__(self, settings: CTCSettings, *, model: Any, processor: Any) -> None:
         super().__init__(settings, model=model, processor=processor)
-        self.target = settings.target
-        self.tokenizer = processor.tokenizer
         self.blank = len(self.tokenizer)
         self.head = nn.Linear(width_of(model), self.blank + 1)
 
-    @classmethod
-    def has_items(cls, settings: CTCSettings, rows: Sequence[Row]) -> bool:
-        """Whether any clip has its text."""
-        return any(getattr(clip, settings.target) for row in rows for clip in row.clips)
-
     def targets(self, clips: Sequence[AudioPart]) -> dict[str, Tensor]:
         """`ctc_labels` [N, U] (blank after the end) and `ctc_lengths` [N], 0 where a clip has no text."""
-        texts = [getattr(clip, self.target) or "" for clip in clips]
-        ids = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        labels = torch.full((len(ids), max(1, *map(len, ids)) if ids else 1), self.blank)
-        for number, tokens in enumerate(ids):
-            labels[number, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-        return {"ctc_labels": labels, "ctc_lengths": torch.tensor([len(tokens) for tokens in ids])}
+        labels, lengths = self.word_ids(clips, self.blank)
+        return {"ctc_labels": labels, "ctc_lengths": lengths}
 
     def count(self, batch: Mapping[str, Any]) -> int:
         """Target tokens."""
@@ -69,8 +56,3 @@ class CTC(Objective):
             zero_infinity=True,
         )
         return total / num_items
-
-
-def width_of(model: Any) -> int:
-    """C, the width of the encoder's frames."""
-    return model.model.audio_tower.width(model.config.audio_config.to_dict())
