@@ -8,6 +8,8 @@ PIP_FLAGS ?=
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+STARTED := $(shell date +%s)
+SO_FAR = $$(( $$(date +%s) - $(STARTED) )) s
 INSTALL = $(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt
 
 .PHONY: quickstart test lint clean help
@@ -19,7 +21,9 @@ help:
 	@echo "make clean        remove the environment and what was built; data/ and runs/ stay"
 
 quickstart: $(VENV)/.demo
+	@echo "set-up took $(SO_FAR)"
 	$(BIN)/audiollm train quickstart $(ARGS)
+	@echo "make quickstart took $(SO_FAR), its set-up included"
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser and not gpu" -n 2 $(ARGS)

@@ -199,6 +199,8 @@ class DataSettings(Settings):
     """At most so many questions share one clip in a sequence; null lets all of them."""
     pack_tokens: PositiveInt | None = None
     """Tokens in one packed sequence; null keeps the rows of a clip in a sequence of their own."""
+    group_by_length: bool = True
+    """Whether clips of like length share a batch, which spares padding; false mixes them, so that each batch is varied."""
     supervise: Literal["last", "all"] = "last"
     """Which of the assistant's turns the loss counts."""
 

@@ -123,10 +123,16 @@ def write_checkpoint(
 
 
 def load_small_checkpoint(
-    path: str | Path, *, dtype: torch.dtype | str | None = None, device_map: Any = None, **_: Any
+    path: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device_map: Any = None,
+    attn_implementation: str | None = None,
+    **_: Any,
 ) -> AudioLLMForConditionalGeneration:
     """The model of a folder that `save_checkpoint` wrote; needs nothing but the path and its public bases.
 
+    Other arguments of the library's `from_pretrained` say how to read a folder of its own kind, and mean nothing here.
     ValueError if a base on this machine is not the one that was trained with, or a tensor is missing.
     """
     folder = Path(path)
@@ -141,9 +147,23 @@ def load_small_checkpoint(
     model.generation_config = GenerationConfig.from_pretrained(folder)
     load_tensors(model, folder, stored)
     model.trained_parts = set(manifest["trained_parts"])
-    if isinstance(device_map, str | torch.device) and device_map != "auto":
-        nn.Module.to(model, device_map)
+    if attn_implementation is not None:
+        model.set_attn_implementation(attn_implementation)
+    if device_map is not None:
+        nn.Module.to(model, one_device(device_map))
     return model
+
+
+def one_device(device_map: Any) -> torch.device:
+    """The device that a `device_map` means; ValueError for one that splits the model over several."""
+    if isinstance(device_map, Mapping):
+        places = set(device_map.values())
+        if len(places) != 1:
+            raise ValueError(f"device_map={dict(device_map)} splits the model; a checkpoint loads onto one device")
+        device_map = places.pop()
+    if device_map == "auto":
+        device_map = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return torch.device(device_map)
 
 
 def load_tensors(model: AudioLLMForConditionalGeneration, folder: Path, stored: list[str]) -> None:

@@ -34,7 +34,7 @@ DEFAULT_CHAT_TEMPLATE = (
 )
 
 SENTINEL = "ANSWERPLACE"
-REMEMBERED = 20_000  # prompts; some megabytes
+REMEMBERED = 20_000  # prompts or answers; some megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ class Renderer:
         self._added_ids = frozenset(tokenizer.added_tokens_decoder)
         self._turns: dict[str, Turn] = {}
         self._prompts: dict[tuple[Any, ...], tuple[int, ...]] = {}
+        self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
         self._takes_system: bool | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Renderer":
@@ -88,8 +89,7 @@ class Renderer:
         """Ids with one placeholder a clip; remembered, since the same few questions are asked about many clips."""
         key = (repr(template_kwargs), *((message.role, self._content(message)) for message in messages))
         if key not in self._prompts:
-            if len(self._prompts) >= REMEMBERED:
-                self._prompts.clear()
+            forget(self._prompts)
             text = self.text(messages, add_generation_prompt=True, **template_kwargs)
             self._prompts[key] = tuple(self.control.encode(text))
         return self._prompts[key]
@@ -99,7 +99,11 @@ class Renderer:
         turn = self.turn(**template_kwargs)
         words = turn.opening + (answer.strip() if turn.strips else answer)
         context = AUDIO_TOKEN if prompt_ids[-1] in self._added_ids else "\n"
-        return self.control.encode_after(context, self.control.mark(words, by_model=True)) + list(turn.end)
+        if (context, words) not in self._answers:
+            forget(self._answers)
+            ids = self.control.encode_after(context, self.control.mark(words, by_model=True))
+            self._answers[context, words] = tuple(ids)
+        return [*self._answers[context, words], *turn.end]
 
     def render(
         self, messages: Sequence[Message], audio_lengths: Sequence[int], *, supervise: str, **template_kwargs: Any
@@ -184,6 +188,12 @@ class Renderer:
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ValueError(f"the model's chat template refuses a conversation of {roles}: {error}") from error
+
+
+def forget(remembered: dict[Any, Any]) -> None:
+    """Empty a memory that is full."""
+    if len(remembered) >= REMEMBERED:
+        remembered.clear()
 
 
 def supervised_turns(messages: Sequence[Message], supervise: str) -> list[int]:

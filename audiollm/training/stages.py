@@ -115,6 +115,7 @@ def run_recipe(
 
     ValueError, before any model is loaded, for a missing file, an empty mixture, or a stage that trains nothing.
     """
+    started = time.perf_counter()
     names = list(recipe.stages)
     require_stage(recipe, stage)
     require_files(recipe)
@@ -136,7 +137,8 @@ def run_recipe(
         before = names[: names.index(name)]
         if built is None:
             built = start_model(recipe, run, before)
-        train_stage(recipe, name, built, data[name], run, sounds, deepspeed=deepspeed, sample=sample)
+        train_stage(recipe, name, built, data[name], run, sounds, started, deepspeed=deepspeed, sample=sample)
+        started = time.perf_counter()
     return run.path / wanted[-1]
 
 
@@ -253,13 +255,16 @@ def train_stage(
     data: StageData,
     run: RunFolder,
     sounds: SoundCache,
+    started: float,
     *,
     deepspeed: str | None = None,
     sample: Sampler | None = None,
 ) -> None:
-    """Train one stage from where its last resume point stands, and write its checkpoint."""
+    """Train one stage from where its last resume point stands, and write its checkpoint.
+
+    `started`: when the work for it began, by `time.perf_counter`; for the first stage that is the reading of the rows.
+    """
     stage = recipe.stages[name]
-    started = time.perf_counter()
     set_seed(recipe.seed)
     trainable = prepare_model(built, stage)
     objectives = build_objectives(stage, built)
@@ -368,6 +373,7 @@ def build_trainer(
         collator=collator,
         learning_rates=stage.learning_rates,
         trained=set(built.model.trained_parts) | (set(stage.train) - {"lora"}),
+        group_by_length=stage.data.group_by_length,
         args=training_arguments(recipe, stage, work, logs, bool(data.validation), deepspeed),
     )
     for callback in (PrinterCallback, ProgressCallback):

@@ -54,6 +54,7 @@ class StageTrainer(Trainer):
         collator: Collator,
         learning_rates: Mapping[str, float],
         trained: set[str],
+        group_by_length: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -65,6 +66,7 @@ class StageTrainer(Trainer):
         self.validation = validation
         self.learning_rates = learning_rates
         self.trained = trained
+        self.group_by_length = group_by_length
         self.throughput = Throughput(processor.sampling_rate)
         self.values: dict[str, Any] = defaultdict(float)
         self.rates: dict[str, float] = {}  # each part's learning rate in this step
@@ -79,8 +81,9 @@ class StageTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of recordings for this rank, in an order that the seed and the epoch determine."""
+        numbers = range(len(self.recordings))
         sampler = BatchSampler(
-            [self.recordings.seconds(number) for number in range(len(self.recordings))],
+            [self.recordings.seconds(number) if self.group_by_length else 0.0 for number in numbers],
             self.args.train_batch_size,
             seed=self.args.seed,
             sources=self.sources,

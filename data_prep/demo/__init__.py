@@ -33,8 +33,10 @@ __all__ = ["DESCRIPTION", "LICENSE", "NAME", "TASKS", "prepare"]
 NAME = "demo"
 DESCRIPTION = "speech, sounds and music made on the spot, and eleven tasks about them"
 
-PAIRS = {"train": 2, "validation": 1, "test": 1, "text": 2}
-"""Pairs of questions, one with yes and one with no, of `existence` and of `word`, about one scene."""
+PAIRS = {"train": 3, "validation": 1, "test": 1, "text": 3}
+"""Pairs of `word` questions, one with yes and one with no, about what is said in one scene."""
+EASY_SHARE = 0.5
+"""Of the scenes to learn from, how many are asked an easy question, such as their kind; it leaves time for hard ones."""
 TEST_QUESTIONS = 440
 """Of each task."""
 STREAMS = {"train": 0, "validation": 1, "test": 2, "text": 3}
@@ -58,14 +60,14 @@ def prepare(
     """Write clips and rows into a folder.
 
     clips: of training. text_scenes: scenes told in words; text_words: longest row of words in these.
-    auxiliary: also ask what comes after what, in training and text. workers: processes that make sound.
+    auxiliary: in scenes told in words, also ask which word comes after which. workers: processes that make sound.
     """
     (out / "clips").mkdir(parents=True, exist_ok=True)
     written: dict[str, int] = {}
     numbers = {"train": clips, "validation": validation_clips, "test": test_clips}
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         for split, number in numbers.items():
-            asked = plan(split, number, seed, auxiliary=auxiliary)
+            asked = plan(split, number, seed)
             durations = list(make_clips(pool, asked, out / "clips", split, seed))
             for name, phrasings in files_of(split).items():
                 rows = audio_rows(asked, durations, out / "clips", split, phrasings, stream(seed, split, PHRASES))
@@ -80,7 +82,7 @@ def plan(name: str, number: int, seed: int, *, auxiliary: bool = False, most_wor
     """The scenes of a file and the questions about them, without a sound."""
     rng = stream(seed, name, SCENES)
     scenes = draw_scenes("train" if name == "text" else name, number, rng, most_words)
-    asker = Asker(rng, PAIRS[name], auxiliary=auxiliary and name in ("train", "text"))
+    asker = Asker(rng, PAIRS[name], auxiliary=auxiliary, easy_share=EASY_SHARE if name in ("train", "text") else 1.0)
     return ask_about(name, scenes, asker, TEST_QUESTIONS if name == "test" else None)
 
 
@@ -93,7 +95,7 @@ def files_of(split: str) -> dict[str, Phrasings]:
     """The files that a split is written to, and the ways of asking in each."""
     if split == "test":
         return {"test.jsonl": PHRASINGS, "test_phrasings.jsonl": OTHER_PHRASINGS}
-    return {f"{split}.jsonl": PHRASINGS | AUXILIARY}
+    return {f"{split}.jsonl": PHRASINGS}
 
 
 def make_clips(pool: ProcessPoolExecutor, asked: list[Asked], folder: Path, split: str, seed: int) -> Iterator[float]:

@@ -122,6 +122,8 @@ INSTRUMENTS = {
 }
 TEMPOS = {"slow": (0.33, 0.40), "fast": (0.15, 0.19)}
 """Name -> shortest and longest time from note to note, in seconds."""
+HELD = (0.7, 0.85)
+"""How much of the time until the next note a note sounds: melodies are played detached, so that notes can be counted."""
 NUM_NOTES = {"slow": (4, 4), "fast": (7, 8)}
 DIRECTIONS = ("rising", "falling")
 MAJOR = (0, 2, 4, 5, 7, 9, 11, 12, 14, 16, 17)
@@ -132,11 +134,12 @@ def play(draw: Draw, instrument: str, tempo: str, direction: str) -> Samples:
     """A melody up or down a major scale, a step or two at a time."""
     played = INSTRUMENTS[instrument]
     note, apart, number = played.make(draw), draw.between(*TEMPOS[tempo]), draw.count(*NUM_NOTES[tempo])
+    held = draw.between(*HELD)
     steps = np.cumsum([0, *(draw.rng.integers(1, 3, number - 1) if number < 5 else np.ones(number - 1, dtype=int))])
     scale = [MAJOR[step] for step in steps]
     lowest = draw.between(played.lowest, played.highest - scale[-1])
     track = np.zeros(length(apart * number + 0.1))
     for index, step in enumerate(scale if direction == "rising" else scale[::-1]):
         frequency = 440 * 2 ** ((lowest + step - 69) / 12)
-        place(track, note(frequency, apart * 1.05), index * apart)
+        place(track, note(frequency, apart * held), index * apart)
     return track

@@ -86,7 +86,7 @@ PHRASINGS: Phrasings = {
 }
 
 AUXILIARY: Phrasings = {"after": ("What comes after {}?", "What follows {}?", "What is right after {}?")}
-"""Asked in training only, and only on demand: exercises in finding a thing in a scene."""
+"""Asked of scenes told in words, and only on demand: exercises in finding a word in a row."""
 
 OTHER_PHRASINGS: Phrasings = {
     "transcribe": ("Give me the exact words.", "Please type what the person said.", "What was spoken in this clip?"),

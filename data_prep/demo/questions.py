@@ -19,9 +19,13 @@ from data_prep.demo.scenes import Scene, with_article
 from data_prep.demo.sounds import SIMILAR, SOUNDS
 from data_prep.demo.words import CLASSES, VOCABULARY, content_words
 
+EASY = ("describe", "kind", "gender")
+"""Tasks that are learned long before the others."""
 COUNTS = ("zero", "one", "two", "three")
 HARD_SHARE = 0.7
 """How often an absent thing is one that is easily taken for the present one, if the balance allows."""
+MOST_NEIGHBOURS = 2
+"""Words of a scene of which is asked what follows them."""
 
 
 @dataclass(frozen=True)
@@ -70,20 +74,26 @@ class Absentees:
 class Asker:
     """Asks about scenes, and keeps the balance over all of them."""
 
-    def __init__(self, rng: np.random.Generator, pairs: int, *, auxiliary: bool = False) -> None:
-        self.rng, self.most_pairs, self.auxiliary = rng, pairs, auxiliary
+    def __init__(
+        self, rng: np.random.Generator, pairs: int, *, auxiliary: bool = False, easy_share: float = 1.0
+    ) -> None:
+        self.rng, self.most_pairs, self.auxiliary, self.easy_share = rng, pairs, auxiliary, easy_share
         self.sounds, self.words = Absentees((*SOUNDS, *INSTRUMENTS), rng), Absentees(VOCABULARY, rng)
 
     def ask(self, scene: Scene) -> list[Question]:
-        """Every task that applies to a scene; up to `pairs` pairs of `existence` and of `word`."""
+        """Every task that applies to a scene; a pair of `existence`, and up to `pairs` pairs of `word`, which is harder.
+
+        An easy one is asked of a share of the scenes, by lot.
+        """
         about = {"speech": self.about_speech, "music": about_music, "sound": about_sounds}[scene.kind]
         questions = [Question("describe", scene.caption), Question("kind", scene.kind), *about(scene)]
+        questions = [q for q in questions if q.task not in EASY or self.rng.random() < self.easy_share]
         present = (scene.instrument,) if scene.kind == "music" else scene.sounds
-        for heard, absent in self.sounds.pairs(present, (*SIMILAR, set(INSTRUMENTS)), self.most_pairs):
+        for heard, absent in self.sounds.pairs(present, (*SIMILAR, set(INSTRUMENTS)), 1):
             questions.append(Question("existence", "yes", with_article(heard)))
             questions.append(Question("existence", "no", with_article(absent)))
         if self.auxiliary:
-            questions += self.about_neighbours(scene)
+            questions += self.about_neighbours(scene.words)
         return questions
 
     def about_speech(self, scene: Scene) -> Iterator[Question]:
@@ -95,14 +105,13 @@ class Asker:
             yield Question("word", "yes", spoken)
             yield Question("word", "no", absent)
 
-    def about_neighbours(self, scene: Scene) -> Iterator[Question]:
-        """What follows a thing; nothing follows the last one, and "none" is said of a thing that is not there."""
-        things, others = (scene.words, VOCABULARY) if scene.words else (scene.sounds, tuple(SOUNDS))
-        single = [index for index, thing in enumerate(things) if things.count(thing) == 1]
-        for index in self.rng.permutation(single)[: self.most_pairs]:
-            yield Question("after", things[index + 1] if index + 1 < len(things) else "nothing", things[index])
-        absent = [thing for thing in others if thing not in things]
-        if things:
+    def about_neighbours(self, words: Sequence[str]) -> Iterator[Question]:
+        """What follows a word; nothing follows the last one, and "none" is said of a word that is not there."""
+        single = [index for index, word in enumerate(words) if words.count(word) == 1]
+        for index in self.rng.permutation(single)[:MOST_NEIGHBOURS]:
+            yield Question("after", words[index + 1] if index + 1 < len(words) else "nothing", words[index])
+        absent = [word for word in VOCABULARY if word not in words]
+        if words:
             yield Question("after", "none", absent[self.rng.integers(len(absent))])
 
 

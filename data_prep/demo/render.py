@@ -20,7 +20,7 @@ EVENT_S = (0.35, 0.6)
 GAP_S = (0.06, 0.14)
 SILENCE_S = (0.03, 0.09)
 """Before the first sound and after the last."""
-BACKGROUND_DB = (-20, -12)
+BACKGROUND_DB = (-26, -18)
 """Of the sound under speech, against the speech."""
 NOISE_DB = (-55, -38)
 """Of the hiss under everything, against the clip's peak."""

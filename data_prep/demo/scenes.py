@@ -15,7 +15,7 @@ from data_prep.demo.voices import GENDERS, Voice, voices
 from data_prep.demo.words import MOST_WORDS, Utterances
 
 MOST_EVENTS = 3
-TRAIN_MIX = ("sound",) * 5 + ("speech",) * 10 + ("speech over sound",) * 2 + ("music",) * 3
+TRAIN_MIX = ("sound",) * 3 + ("speech",) * 11 + ("speech over sound",) * 2 + ("music",) * 4
 """Of each twenty clips; there is most to learn about speech."""
 TEST_MIX = ("sound",) * 4 + ("speech",) * 3 + ("speech over sound",) + ("music",) * 4
 """Of each twelve clips; sound, speech and music are equally frequent, so that `kind` cannot be guessed."""

@@ -18,8 +18,8 @@ from data_prep.demo.synth import RATE, Samples, length
 ACCENTS = ("en-US", "en")
 VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {
-        "woman": ("f1", "f3", "Annie", "linda", "belinda", "shelby", "steph"),
-        "man": ("m1", "m2", "m3", "m4", "m7", "max", "pablo"),
+        "woman": ("f1", "f3", "Annie", "linda", "belinda", "shelby", "steph", "anika", "Alicia", "Andrea"),
+        "man": ("m1", "m2", "m3", "m4", "m7", "max", "pablo", "adam", "david", "paul"),
     },
     "test": {"woman": ("f2", "f4"), "man": ("m6", "michel")},
 }

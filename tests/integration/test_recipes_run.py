@@ -218,8 +218,8 @@ def lora_of(folder: str) -> torch.Tensor:
     return torch.cat(tensors)
 
 
-def test_the_python_example_of_the_readme_runs(workplace, capsys):
+@pytest.mark.parametrize("example", blocks((ROOT / "README.md").read_text(), ("python",)))
+def test_the_python_examples_of_the_readme_run(example, workplace, capsys):
     write(workplace / "clip.wav", tones(1)[0], RATE)
-    [example] = blocks((ROOT / "README.md").read_text(), ("python",))
     exec(example, {})
-    assert len(capsys.readouterr().out.splitlines()) >= 2
+    assert capsys.readouterr().out.count("\n") == example.count("print(")

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -300,6 +301,25 @@ def test_the_validation_loss_is_that_of_all_rows_together(corpus, tmp_path, line
     for name in ("eval_loss", "eval_describe_loss", "eval_count_loss"):
         assert found[1][name] == pytest.approx(found[0][name], rel=1e-5)
         assert found[2][name] == pytest.approx(found[0][name], rel=1e-5)
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_clips_of_like_length_share_a_batch_unless_they_are_to_be_mixed(grouped, corpus, tmp_path, watch):
+    batches = []
+
+    class Read(TrainerCallback):
+        def on_train_begin(self, args, state, control, train_dataloader, **_):
+            sampler = train_dataloader.batch_sampler
+            seconds = train_dataloader.dataset.seconds
+            batches.extend([seconds(number) for _, number in batch] for batch in sampler)
+
+    watch(Read())
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, trainer={"max_steps": 1})
+    only["data"]["group_by_length"] = grouped
+    run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    assert len(batches) == 4 and len({length for batch in batches for length in batch}) == 16
+    ordered = sorted(batches)
+    assert grouped == all(max(short) <= min(long) for short, long in pairwise(ordered))
 
 
 def test_each_part_trains_at_its_learning_rate_and_heads_at_the_highest(corpus, tmp_path, watch):

@@ -13,7 +13,7 @@ from audiollm.data.sources import load_rows
 from audiollm.resources import import_converter
 
 demo = import_converter("demo")
-from data_prep.demo import draw, music, phrasings, render, scenes, sounds, voices, words  # noqa: E402
+from data_prep.demo import draw, music, phrasings, questions, render, scenes, sounds, voices, words  # noqa: E402
 
 SIZES = {"clips": 16, "validation_clips": 4, "test_clips": 12, "text_scenes": 12, "seed": 3}
 
@@ -204,11 +204,19 @@ def test_the_corpus_is_as_rich_as_it_should_be():
         assert genders["woman"] == genders["man"] >= least // 2
 
 
-def test_auxiliary_questions_are_asked_in_training_only():
-    for name, there in (("train", True), ("text", True), ("validation", False), ("test", False)):
-        plan = demo.plan(name, 40, 0, auxiliary=True)
-        assert bool(asked_of(plan, "after")) == there
-    assert not asked_of(demo.plan("train", 40, 0), "after")
+@pytest.mark.parametrize("task", questions.EASY)
+def test_an_easy_question_is_asked_of_about_half_of_what_is_learned_and_of_all_that_is_tested(plans, task):
+    for split, least, most in (("train", 0.45, 0.55), ("test", 1.0, 1.0)):
+        asked = {item.id for item in plans[split] for question in item.questions if question.task == task}
+        could = [item for item in plans[split] if task != "gender" or item.scene.voice is not None]
+        number = min(len(could), demo.TEST_QUESTIONS) if split == "test" else len(could)
+        assert least <= len(asked) / number <= most
+
+
+def test_auxiliary_questions_are_asked_of_words_and_on_demand():
+    assert asked_of(demo.plan("text", 40, 0, auxiliary=True), "after")
+    for name in ("text", "train", "validation", "test"):
+        assert not asked_of(demo.plan(name, 40, 0), "after")
 
 
 # -------------------------------------------------------------------------------------------------------------- files

@@ -241,6 +241,23 @@ def test_a_checkpoint_loads_in_the_type_that_is_asked_for(built, dtype, tmp_path
         assert AudioLLMForConditionalGeneration.from_pretrained(tmp_path, dtype=same).dtype == torch.float32
 
 
+def test_a_checkpoint_loads_with_the_attention_that_is_asked_for(built, tmp_path):
+    save_checkpoint(built.model, built.processor, tmp_path)
+    loaded = AutoModelForMultimodalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    parts = (loaded.model.audio_tower, loaded.model.language_model)
+    assert [part.config._attn_implementation for part in parts] == ["eager", "eager"]
+    assert_same_logits(loaded, built.model, inputs_of(built.processor))
+
+
+def test_a_checkpoint_loads_onto_one_device(built, tmp_path):
+    save_checkpoint(built.model, built.processor, tmp_path)
+    for device_map in ("cpu", "auto", {"": "cpu"}):
+        loaded = AudioLLMForConditionalGeneration.from_pretrained(tmp_path, device_map=device_map)
+        assert loaded.device == torch.accelerator.current_accelerator() or loaded.device == torch.device("cpu")
+    with pytest.raises(ValueError, match="splits the model"):
+        AudioLLMForConditionalGeneration.from_pretrained(tmp_path, device_map={"model": "cpu", "lm_head": "meta"})
+
+
 def test_an_interrupted_save_leaves_the_old_checkpoint(built, tmp_path, monkeypatch):
     save_checkpoint(built.model, built.processor, tmp_path / "saved")
     monkeypatch.setattr("audiollm.models.checkpoint.save_file", lambda *_, **__: 1 / 0)
