@@ -200,7 +200,7 @@ class DataSettings(Settings):
     pack_tokens: PositiveInt | None = None
     """Tokens in one packed sequence; null keeps the rows of a clip in a sequence of their own."""
     group_by_length: bool = True
-    """Whether clips of like length share a batch, which spares padding; false mixes them, so that each batch is varied."""
+    """Whether clips of like length share a batch, which spares padding; false mixes them, so that batches vary."""
     supervise: Literal["last", "all"] = "last"
     """Which of the assistant's turns the loss counts."""
 

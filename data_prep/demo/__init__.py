@@ -36,7 +36,7 @@ DESCRIPTION = "speech, sounds and music made on the spot, and eleven tasks about
 PAIRS = {"train": 3, "validation": 1, "test": 1, "text": 3}
 """Pairs of `word` questions, one with yes and one with no, about what is said in one scene."""
 EASY_SHARE = 0.5
-"""Of the scenes to learn from, how many are asked an easy question, such as their kind; it leaves time for hard ones."""
+"""Of the scenes to learn from, how many are asked an easy question, such as their kind: there is more to learn."""
 TEST_QUESTIONS = 440
 """Of each task."""
 STREAMS = {"train": 0, "validation": 1, "test": 2, "text": 3}

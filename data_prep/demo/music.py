@@ -123,7 +123,7 @@ INSTRUMENTS = {
 TEMPOS = {"slow": (0.33, 0.40), "fast": (0.15, 0.19)}
 """Name -> shortest and longest time from note to note, in seconds."""
 HELD = (0.7, 0.85)
-"""How much of the time until the next note a note sounds: melodies are played detached, so that notes can be counted."""
+"""How much of the time until the next note a note sounds: melodies are detached, so that notes can be counted."""
 NUM_NOTES = {"slow": (4, 4), "fast": (7, 8)}
 DIRECTIONS = ("rising", "falling")
 MAJOR = (0, 2, 4, 5, 7, 9, 11, 12, 14, 16, 17)

@@ -81,7 +81,7 @@ class Asker:
         self.sounds, self.words = Absentees((*SOUNDS, *INSTRUMENTS), rng), Absentees(VOCABULARY, rng)
 
     def ask(self, scene: Scene) -> list[Question]:
-        """Every task that applies to a scene; a pair of `existence`, and up to `pairs` pairs of `word`, which is harder.
+        """Every task that applies to a scene; a pair of `existence` and, harder, up to `pairs` pairs of `word`.
 
         An easy one is asked of a share of the scenes, by lot.
         """
