@@ -128,15 +128,18 @@ def load_small_checkpoint(
     dtype: torch.dtype | str | None = None,
     device_map: Any = None,
     attn_implementation: str | None = None,
+    config: AudioLLMConfig | None = None,
     **_: Any,
 ) -> AudioLLMForConditionalGeneration:
     """The model of a folder that `save_checkpoint` wrote; needs nothing but the path and its public bases.
 
-    Other arguments of the library's `from_pretrained` say how to read a folder of its own kind, and mean nothing here.
+    Of a `config` only the attention counts, which the Auto classes write there. Other arguments of the library's
+    `from_pretrained` say how to read a folder of its own kind, and mean nothing here.
     ValueError if a base on this machine is not the one that was trained with, or a tensor is missing.
     """
     folder = Path(path)
     manifest = json.loads((folder / MANIFEST).read_text())
+    attention = attn_implementation or getattr(config, "_attn_implementation", None)
     config = AudioLLMConfig.from_pretrained(folder)
     wanted = as_dtype(dtype) or stored_dtype(folder)
     stored = manifest["stored_parts"]
@@ -147,8 +150,8 @@ def load_small_checkpoint(
     model.generation_config = GenerationConfig.from_pretrained(folder)
     load_tensors(model, folder, stored)
     model.trained_parts = set(manifest["trained_parts"])
-    if attn_implementation is not None:
-        model.set_attn_implementation(attn_implementation)
+    if attention is not None:
+        model.set_attn_implementation(attention)
     if device_map is not None:
         nn.Module.to(model, one_device(device_map))
     return model

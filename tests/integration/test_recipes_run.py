@@ -222,4 +222,4 @@ def lora_of(folder: str) -> torch.Tensor:
 def test_the_python_examples_of_the_readme_run(example, workplace, capsys):
     write(workplace / "clip.wav", tones(1)[0], RATE)
     exec(example, {})
-    assert capsys.readouterr().out.count("\n") == example.count("print(")
+    assert capsys.readouterr().out.count("\n") >= example.count("print(")

@@ -246,7 +246,9 @@ def test_a_checkpoint_loads_with_the_attention_that_is_asked_for(built, tmp_path
     loaded = AutoModelForMultimodalLM.from_pretrained(tmp_path, attn_implementation="eager")
     parts = (loaded.model.audio_tower, loaded.model.language_model)
     assert [part.config._attn_implementation for part in parts] == ["eager", "eager"]
-    assert_same_logits(loaded, built.model, inputs_of(built.processor))
+    inputs = inputs_of(built.processor)
+    told = inputs["attention_mask"].bool()  # what stands at padding is nobody's
+    torch.testing.assert_close(logits_of(loaded, inputs)[told], logits_of(built.model, inputs)[told])
 
 
 def test_a_checkpoint_loads_onto_one_device(built, tmp_path):
