@@ -21,7 +21,7 @@ from transformers import TextIteratorStreamer
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 
 from audiollm.audio import AudioError
-from audiollm.conversation import Message, RowError
+from audiollm.conversation import Message, RowError, parse_messages
 from audiollm.models.locate import CheckpointError, resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.processing import AudioLLMProcessor
@@ -37,7 +37,9 @@ __all__ = [
     "resolve_checkpoint",
 ]
 
-Prompt = Sequence[Message]
+Prompt = str | Sequence[Message | Mapping[str, Any]]
+"""A question, or messages: our own, or dictionaries as transformers has them. It ends with the user's turn."""
+Messages = Sequence[Message]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -73,13 +75,15 @@ class Listener:
     ) -> Iterator[Answer]:
         """Answer the prompts, in their order; greedily, unless `generation` (arguments of `generate`) says otherwise.
 
+        A prompt is a question or messages: [{"role": "user", "content": [{"type": "audio", "audio": ...}, ...]}].
         A prompt with a clip that cannot be read gets an `Answer` with its `error`, and the others are not disturbed.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; it must be at least 1")
         if generation.get("num_return_sequences", 1) != 1:
             raise ValueError("num_return_sequences must be 1: each prompt has one answer; ask twice for two")
-        batches = (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size))
+        parsed = [parse_messages(prompt) for prompt in prompts]
+        batches = (parsed[start : start + batch_size] for start in range(0, len(parsed), batch_size))
         for batch, heard in _one_ahead(self._hear, batches):
             yield from self._answer_batch(batch, heard, max_new_tokens=max_new_tokens, **generation)
 
@@ -88,10 +92,11 @@ class Listener:
 
         AudioError if a clip cannot be read. Joined, the pieces are the text of `answer`, white space around it aside.
         """
-        [waveforms] = self._hear([messages])
+        parsed = parse_messages(messages)
+        [waveforms] = self._hear([parsed])
         if isinstance(waveforms, ValueError):
             raise waveforms
-        inputs = self._collate([(messages, waveforms)])
+        inputs = self._collate([(parsed, waveforms)])
         pieces = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop = _Stop()
         failures: list[BaseException] = []
@@ -119,11 +124,11 @@ class Listener:
         if failures:
             raise failures[0]
 
-    def _hear(self, prompts: Sequence[Prompt]) -> list[list[np.ndarray] | ValueError]:
+    def _hear(self, prompts: Sequence[Messages]) -> list[list[np.ndarray] | ValueError]:
         """The samples of each prompt's clips, or the error of the first that cannot be read; each clip read once."""
         heard: dict[Hashable, np.ndarray] = {}
 
-        def waveforms(messages: Prompt) -> list[np.ndarray]:
+        def waveforms(messages: Messages) -> list[np.ndarray]:
             clips = [clip for message in messages for clip in message.clips]
             for clip in clips:
                 if clip.key not in heard:
@@ -140,7 +145,7 @@ class Listener:
 
     def _answer_batch(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Messages],
         heard: Sequence[list[np.ndarray] | ValueError],
         *,
         max_new_tokens: int,
@@ -159,7 +164,7 @@ class Listener:
         for sound in heard:
             yield Answer(text="", error=str(sound)) if isinstance(sound, ValueError) else next(answers)
 
-    def _collate(self, prompts: Sequence[tuple[Prompt, list[np.ndarray]]]) -> dict[str, Tensor]:
+    def _collate(self, prompts: Sequence[tuple[Messages, list[np.ndarray]]]) -> dict[str, Tensor]:
         """The inputs of `generate`, padded on the left, where the model is."""
         inputs = self.processor.collate_prompts(prompts)
         return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}

@@ -40,6 +40,8 @@ CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) no
 
 def ask_once(talk: Talk, question: str, audio: Clips, console: Console) -> None:
     """Print the answer to one question as it is generated. AudioError if a file cannot be read."""
+    if not audio:
+        _say(Console(stderr=True), "No --audio is given, so this is answered from words alone.", style="dim")
     _print_answer(talk.stream(question, audio), console)
 
 

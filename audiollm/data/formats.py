@@ -41,6 +41,8 @@ def detect(raw: Raw) -> str:
     fields = ", ".join(map(repr, list(raw)[:12])) or "nothing"
     if names:
         raise RowError("", "", f"this could be {' or '.join(names)} (it has {fields}); say which with format=")
+    if _columns(map(_plain, raw), AUDIO_COLUMNS):
+        raise RowError("", "", f"there is no column for the answer (it has {fields}); name it 'answer'")
     known = ", ".join(FORMATS)
     raise RowError("", "", f"no known format has the fields {fields}; rename them, or say which with format= ({known})")
 

@@ -18,6 +18,8 @@ import torch
 import transformers
 
 from audiollm import __version__
+from audiollm import audio as sound
+from audiollm.audio import AudioError
 from audiollm.conversation import Row
 from audiollm.data.sources import load_rows
 from audiollm.evaluation.results import EvaluationResult, write_results
@@ -108,10 +110,19 @@ def chat_command(recipe: Recipe) -> str:
     else:
         source = list(recipe.stages.values())[-1].data.train[0]
         rows = load_rows(source.path, format=source.format)
-    clip = next((clip.audio for row in rows for clip in row.clips if isinstance(clip.audio, str)), "recording.wav")
+    paths = dict.fromkeys(clip.audio for row in rows for clip in row.clips if isinstance(clip.audio, str))
+    clip = next(filter(is_sound, paths), "recording.wav")
     path = Path(clip)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     return f'audiollm chat {recipe.output} --audio {shown} "What do you hear?"'
+
+
+def is_sound(path: str) -> bool:
+    """Whether a file can be heard, as far as its header tells."""
+    try:
+        return sound.duration(path) > 0
+    except AudioError:
+        return False
 
 
 def show_answers(model: Any, processor: Any, rows: Sequence[Row], count: int = 3) -> None:

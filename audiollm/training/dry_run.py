@@ -26,7 +26,7 @@ from audiollm.models.parts import load_tokenizer
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.recipe import Recipe, StageSettings, require_files
 from audiollm.training.objectives import OBJECTIVES
-from audiollm.training.stages import StageData, prepare_lora, recipe_tokenizer, with_prompts
+from audiollm.training.stages import RunFolder, StageData, prepare_lora, recipe_tokenizer, with_prompts
 
 GIB = 2**30
 
@@ -42,7 +42,10 @@ def dry_run(recipe: Recipe) -> None:
         console.print(f"{names}: not made yet; `audiollm prepare` makes it, and then a sample is shown here")
         return
     model, processor = on_paper(recipe)
+    done = RunFolder.open(recipe.output).stages
     for name, stage in recipe.stages.items():
+        if name in done:
+            console.print(f"stage {name} is done in {recipe.output} and would be skipped")
         data = StageData.load(recipe, stage)
         describe_stage(console, name, stage, model, data, processor)
 
@@ -160,8 +163,11 @@ def sample(row: Any, recordings: Recordings, processor: AudioLLMProcessor) -> Te
     waveforms = [clip.load(processor.sampling_rate) for clip in row.clips]
     rendered = recordings.render(row, waveforms)[0]
     text = Text("sample: ")
-    run = 0
+    run, inside = 0, False
     for token, supervised in [*zip(rendered.input_ids, rendered.supervised, strict=True), (-1, False)]:
+        if supervised != inside:
+            text.append("«" if supervised else "»")
+            inside = supervised
         if token == processor.audio_token_id:
             run += 1
             continue
@@ -170,4 +176,4 @@ def sample(row: Any, recordings: Recordings, processor: AudioLLMProcessor) -> Te
             run = 0
         if token >= 0:
             text.append(processor.tokenizer.decode([token]), style="bold black on green" if supervised else "")
-    return text.append("\n        (marked: supervised)", style="dim")
+    return text.append("\n        («supervised»)", style="dim")

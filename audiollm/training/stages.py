@@ -132,7 +132,7 @@ def run_recipe(
     sounds = SoundCache(recipe.audio_cache_gib * 2**30)
     for name in wanted:
         if name not in todo:
-            print(f"stage {name}: done already, skipped")
+            print(f"stage {name}: done already, skipped; another `output=` trains it anew")
             continue
         before = names[: names.index(name)]
         if built is None:
@@ -273,7 +273,12 @@ def train_stage(
     logs = run.path / "logs" / name
     trainer = build_trainer(recipe, name, built, objectives, data, work, logs, sounds, deepspeed)
     describe(name, trainable, trainer)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
+    last = get_last_checkpoint(str(work))
+    trainer.train(resume_from_checkpoint=last)
+    if last is None and not trainer.items:
+        shutil.rmtree(work)
+        first = "".join(f"; the first: {problem}" for problem in trainer.throughput.problems[:1])
+        raise ValueError(f"stage {name}: no recording could be used, so nothing was learned{first}")
     built.model.trained_parts = trainer.trained
     built.model.eval()
     if trainer.args.should_save:

@@ -69,6 +69,7 @@ class StageTrainer(Trainer):
         self.group_by_length = group_by_length
         self.throughput = Throughput(processor.sampling_rate)
         self.values: dict[str, Any] = defaultdict(float)
+        self.items = 0.0  # of all objectives, so far
         self.rates: dict[str, float] = {}  # each part's learning rate in this step
         self.loss_is_scaled_for_ga = True  # the objectives divide by the count of the whole step
 
@@ -122,6 +123,7 @@ class StageTrainer(Trainer):
         counts = torch.stack([self.stage_model.counts(batch) for batch in batches]).sum(0).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.gather(counts[None]).sum(0)
+        self.items += float(counts.sum())
         return counts
 
     def compute_loss(

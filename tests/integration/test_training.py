@@ -382,6 +382,19 @@ def test_an_epoch_that_ends_within_a_step_weighs_its_items_alike(corpus, tmp_pat
     assert parts[:2] == pytest.approx((loss, norm), rel=1e-4)
 
 
+def test_a_stage_that_could_use_no_recording_is_no_success(corpus, tmp_path):
+    rows = rows_of(0, tmp_path)
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "0.wav").write_bytes(b"not a sound")
+    recipe = recipe_of(
+        tmp_path, corpus, {"only": stage(tmp_path, ["connector"], {"language_modeling": 1}, rows="rows")}
+    )
+    for _ in range(2):  # a second try begins anew, too
+        with pytest.raises(ValueError, match=r"stage only: no recording could be used, .*rows\.jsonl:1: .*0\.wav"):
+            run_recipe(recipe)
+    assert not (tmp_path / "run" / "only").exists()
+
+
 def test_a_broken_clip_is_named_and_counted_and_changes_no_other_loss(corpus, tmp_path, lines, capsys):
     whole = [json.loads(line) for line in (corpus / "eight.jsonl").read_text().splitlines()]
     broken = next(one for one in whole if one["source_id"] == "3")["messages"][0]["content"][0]["audio"]

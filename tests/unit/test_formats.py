@@ -218,10 +218,15 @@ def test_the_answer_to_a_choice_is_one_of_the_choices() -> None:
         converted(TABLE | {"choices": ["Birds.", "Cars."], "answer": 1})
 
 
-@pytest.mark.parametrize("raw", [{}, {"audio": "a.wav"}, {"question": "Who?", "answer": "Birds."}, {"foo": 1}])
+@pytest.mark.parametrize("raw", [{}, {"question": "Who?", "answer": "Birds."}, {"foo": 1}])
 def test_an_unknown_shape_says_which_setting_decides(raw: dict[str, Any]) -> None:
     with pytest.raises(RowError, match="format="):
         detect(raw)
+
+
+def test_a_table_without_an_answer_is_told_the_column_that_is_missing() -> None:
+    with pytest.raises(RowError, match=r"no column for the answer .*'audio'.*; name it 'answer'"):
+        detect({"audio": "a.wav", "question": "Who?"})
 
 
 def test_two_shapes_in_one_say_which_setting_decides() -> None:

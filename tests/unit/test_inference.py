@@ -77,6 +77,14 @@ def test_batched_answers_equal_single_answers_in_the_given_order(listener):
         assert list(listener.answer(PROMPTS, batch_size=batch_size, max_new_tokens=12)) == singles
 
 
+def test_a_prompt_may_be_a_question_or_messages_of_either_kind(listener):
+    written = [{"role": "user", "content": "what is it?"}]
+    prompts = ["what is it?", written, ask("what is it?")]
+    answers = list(listener.answer(prompts, max_new_tokens=8))
+    assert answers[0] == answers[1] == answers[2]
+    assert "".join(listener.stream(written, max_new_tokens=8)).strip() == answers[0].text.strip()
+
+
 def test_no_prompts_no_answers(listener):
     assert list(listener.answer([])) == []
 

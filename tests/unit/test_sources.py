@@ -266,6 +266,7 @@ def test_a_source_that_is_none_is_told_with_the_way_out(source: Any, cause: str)
         ("a.csv", b"path,sentence\na.wav,gr\xfc\xdfe\n", r"a\.csv: is not UTF-8"),
         ("a.csv", b'path,sentence\na.wav,"hello\nb.wav,you\n', r"a\.csv:2: broken table"),
         ("a.csv", b"a.wav,hello\nb.wav,you\n", r"a\.csv: no known format"),
+        ("a.csv", b"audio,question\na.wav,What?\n", r"a\.csv: there is no column for the answer .*name it 'answer'"),
     ],
 )
 def test_a_broken_file_is_told_with_its_name(tmp_path: Path, name: str, content: bytes, cause: str) -> None:
