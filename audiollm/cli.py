@@ -140,13 +140,13 @@ def evaluate(
     rows = load_rows(data, problems=problems)[:limit]
     listener = inference.load(checkpoint, device=device, dtype=dtype)
     result = evaluation.evaluate(
-        listener, rows, blind=blind, batch_size=batch_size, max_new_tokens=max_new_tokens, out=out, progress=not as_json
-    )
+        listener, rows, blind=blind, batch_size=batch_size, max_new_tokens=max_new_tokens, out=out,
+        progress=not as_json, problems=problems,
+    )  # fmt: skip
     if as_json:
         print(json.dumps(result.to_json(), indent=2))
     else:
-        remarks = [*([problems.summary()] if problems.count else []), *result.remarks]
-        report.print_scores(result.to_json()["tasks"], title=f"{checkpoint} on {data}", remarks=remarks)
+        report.print_scores(result.to_json()["tasks"], title=f"{checkpoint} on {data}", remarks=result.remarks)
 
 
 @command

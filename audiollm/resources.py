@@ -14,6 +14,7 @@ from audiollm.models.settings import nearest
 
 Kind = Literal["recipes", "data_prep", "ds_configs"]
 
+WORDS: dict[Kind, str] = {"recipes": "recipes", "data_prep": "converters", "ds_configs": "DeepSpeed settings"}
 SUFFIXES: dict[Kind, str] = {"recipes": ".yaml", "data_prep": ".py", "ds_configs": ".json"}
 
 
@@ -24,7 +25,7 @@ def find_packaged(kind: Kind, name: str) -> Path:
     """
     known = packaged_files(kind)
     if name not in known:
-        raise FileNotFoundError(f"there is no {name!r} among the packaged {kind}; {nearest(name, known)}")
+        raise FileNotFoundError(f"there is no {name!r} among the packaged {WORDS[kind]}; {nearest(name, known)}")
     return known[name]
 
 

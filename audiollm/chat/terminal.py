@@ -52,7 +52,7 @@ def converse(talk: Talk, audio: str | list[str] | None, console: Console) -> Non
         _respond(talk, f"/audio {path}", console)
     hinted = False
     for line in _lines():
-        if line == "/quit":
+        if line in ("/quit", "/exit"):
             break
         if line and not (line.startswith("/") or talk.clips or hinted):
             _say(console, "No audio yet, so this is answered from words alone; /audio PATH gives a file.", style="dim")
@@ -97,12 +97,19 @@ def file_and_part(text: str, *, parts: bool = True) -> tuple[str, float | None, 
     """Read PATH [START [END]]; a path with spaces may be quoted, escaped or left as it is."""
     match = PART.fullmatch(text) if parts and not os.path.exists(os.path.expanduser(text)) else None
     path, start, end = (match["path"], match["start"], match["end"]) if match else (text, None, None)
+    path = unquoted(path)
+    before, _, last = text.rpartition(" ")
+    if parts and not os.path.exists(path) and os.path.exists(unquoted(PART.sub(r"\g<path>", before.strip()))):
+        raise ValueError(f"{last!r} is not a time in seconds; /audio {COMMANDS['/audio'][0]}")
+    return path, float(start) if start else None, float(end) if end else None
+
+
+def unquoted(path: str) -> str:
+    """A path as typed, without its quotes, its ~ and the backslashes before its spaces."""
     if len(path) > 1 and path[0] == path[-1] and path[0] in "'\"":
         path = path[1:-1]
     path = os.path.expanduser(path)
-    if not os.path.exists(path):
-        path = path.replace("\\ ", " ")
-    return path, float(start) if start else None, float(end) if end else None
+    return path if os.path.exists(path) else path.replace("\\ ", " ")
 
 
 def describe(clip: AudioPart) -> str:

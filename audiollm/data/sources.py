@@ -8,6 +8,7 @@ place of a row that it cannot read: one bad row is one problem. What is wrong wi
 import codecs
 import csv
 import glob
+import hashlib
 import json
 import logging
 import os
@@ -40,6 +41,8 @@ WILDCARDS = frozenset("*?[")
 NUM_EXAMPLES = 20
 DETECT_ROWS = 1000  # rows that tell the format of a file
 BATCH_ROWS = 1000  # as many rows of a Parquet file or Dataset are turned into Python objects at once
+WHOLE_BYTES = 64 * 2**20  # a larger file is known by its size and its ends
+END_BYTES = 2**20
 
 
 class Problems:
@@ -93,7 +96,7 @@ def load_rows(
     for opened in _open(source):
         for row in _rows_of(opened, format, question):
             if check_files and isinstance(row, Row):
-                row = _missing_file(row, checked) or row
+                row = missing_file(row, checked) or row
             if isinstance(row, Row):
                 rows.append(row)
             elif strict:
@@ -105,6 +108,28 @@ def load_rows(
             raise RowError("", "", f"no row could be read; {found.summary()}")
         log.warning("rows left out: %s", found.summary())
     return rows
+
+
+def fingerprint(source: str) -> str:
+    """Stands for the rows of a path, a glob or a folder: another one means that files were changed, added or removed.
+
+    Files of rows and texts are read, above 64 MiB only the first and the last MiB; recordings are known by their size.
+    """
+    found = hashlib.sha256()
+    for path in _paths(os.path.expanduser(source)):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if not file.is_file():
+                continue
+            size = file.stat().st_size
+            found.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
+            if file.suffix.lower() in RECORDINGS:
+                continue
+            with file.open("rb") as opened:
+                found.update(opened.read(WHOLE_BYTES if size <= WHOLE_BYTES else END_BYTES))
+                if size > WHOLE_BYTES:
+                    opened.seek(-END_BYTES, os.SEEK_END)
+                    found.update(opened.read())
+    return found.hexdigest()[:16]
 
 
 def _rows_of(opened: Opened, format: str | None, question: str | None) -> Iterator[Row | RowError]:
@@ -130,7 +155,7 @@ def _converter(name: str, raws: Sequence[Raw], format: str | None, question: str
         raise error.at(name) from None
 
 
-def _missing_file(row: Row, checked: dict[str, bool]) -> RowError | None:
+def missing_file(row: Row, checked: dict[str, bool]) -> RowError | None:
     """The error for the first audio file of the row that is not there; `checked` remembers what was looked up."""
     for clip in row.clips:
         if isinstance(clip.audio, str):

@@ -21,7 +21,7 @@ from audiollm import __version__
 from audiollm import audio as sound
 from audiollm.audio import AudioError
 from audiollm.conversation import Row
-from audiollm.data.sources import load_rows
+from audiollm.data.sources import Problems, load_rows
 from audiollm.evaluation.results import EvaluationResult, write_results
 from audiollm.evaluation.run import evaluate
 from audiollm.inference import Listener, load
@@ -56,7 +56,9 @@ def judge(recipe: Recipe, *, prepare_seconds: float = 0.0) -> dict[str, Evaluati
 
 def ask(listener: Listener, entry: EvaluationSettings, answers: Path) -> EvaluationResult:
     """One entry of the recipe's `evaluate:`."""
-    rows = [row for row in load_rows(entry.path) if entry.tasks is None or row.task in entry.tasks][: entry.limit]
+    problems = Problems()
+    every = load_rows(entry.path, problems=problems)
+    rows = [row for row in every if entry.tasks is None or row.task in entry.tasks][: entry.limit]
     return evaluate(
         listener,
         rows,
@@ -65,6 +67,7 @@ def ask(listener: Listener, entry: EvaluationSettings, answers: Path) -> Evaluat
         max_new_tokens=entry.max_new_tokens,
         out=answers / f"{entry.title}.jsonl",
         progress=sys.stderr.isatty(),
+        problems=problems,
     )
 
 
@@ -106,10 +109,10 @@ def side_by_side(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 def chat_command(recipe: Recipe) -> str:
     """What to type next: a question about a clip of the test, or of the training where there is none."""
     if recipe.evaluate:
-        rows = load_rows(recipe.evaluate[0].path)
+        rows = load_rows(recipe.evaluate[0].path, problems=Problems())
     else:
         source = list(recipe.stages.values())[-1].data.train[0]
-        rows = load_rows(source.path, format=source.format)
+        rows = load_rows(source.path, format=source.format, problems=Problems())
     paths = dict.fromkeys(clip.audio for row in rows for clip in row.clips if isinstance(clip.audio, str))
     clip = next(filter(is_sound, paths), "recording.wav")
     path = Path(clip)

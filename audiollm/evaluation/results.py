@@ -7,11 +7,12 @@ Scores are fractions: 0.95 is 95 %. A word error rate is a fraction too, is bett
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from audiollm.conversation import Row
+from audiollm.data.sources import Problems
 from audiollm.report.examples import Example
 
 
@@ -76,6 +77,8 @@ class EvaluationResult:
 
     tasks: dict[str, TaskScore]
     answers: tuple[ScoredAnswer, ...] = ()
+    problems: Problems = field(default_factory=Problems)
+    """Rows that could not be read, so that nothing was asked about them."""
 
     @property
     def examples(self) -> list[Example]:
@@ -85,7 +88,7 @@ class EvaluationResult:
     @property
     def remarks(self) -> list[str]:
         """What a reader of the scores should know: rows that failed, answers that were cut or could not be read."""
-        remarks = []
+        remarks = [f"rows left out: {self.problems.summary()}"] if self.problems.count else []
         for name, task in self.tasks.items():
             if task.errors:
                 first = next(answer.error for answer in self.answers if answer.task == name and answer.error)
@@ -99,8 +102,9 @@ class EvaluationResult:
         return remarks
 
     def to_json(self) -> dict[str, Any]:
-        """`{"tasks": {name: {"metric", "score", "blind", "prior", "n", "ci95", ...}}}`"""
-        return {"tasks": {name: task.to_json() for name, task in self.tasks.items()}}
+        """`{"tasks": {name: {"metric", "score", "blind", "prior", "n", "ci95", ...}}}`, and `rows_left_out` if any."""
+        left_out = {"rows_left_out": self.problems.count} if self.problems.count else {}
+        return {"tasks": {name: task.to_json() for name, task in self.tasks.items()}} | left_out
 
 
 def write_results(

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from audiollm import audio as sound
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Row
+from audiollm.data.sources import Problems
 from audiollm.evaluation.metrics import Count, confidence_interval, final_answer, total, yes_or_no
 from audiollm.evaluation.results import EvaluationResult, ScoredAnswer, TaskScore
 from audiollm.evaluation.tasks import Scorer, choose_scorer, commonest_answer, right_answer, task_of
@@ -56,11 +57,13 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
     metrics: Mapping[str, str] | None = None,
+    problems: Problems | None = None,
 ) -> EvaluationResult:
     """Score a model's answers to the last assistant message of each row; every row counts, whatever happens to it.
 
     `blind`: ask everything a second time with the audio left out. `out`: a file that gets one JSON line an answer, as
-    they come. `metrics`: task -> metric, where it should differ from the table in tasks.py.
+    they come. `metrics`: task -> metric, where it should differ from the table in tasks.py. `problems`: what was left
+    out when the rows were read, to be told with the scores.
     """
     by_task = _group_by_task(rows)
     scorers = {task: choose_scorer(task, group, metrics or {}) for task, group in by_task.items()}
@@ -84,7 +87,8 @@ def evaluate(
                 write(_line(rows[index], given[index], without_audio))
                 bar.advance(task)
             judged[without_audio] = [given[index] for index in range(len(rows))]
-    return _summarise(rows, scorers, judged[False], judged.get(True))
+    result = _summarise(rows, scorers, judged[False], judged.get(True))
+    return replace(result, problems=problems or Problems())
 
 
 def _group_by_task(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -4,13 +4,14 @@ No weights are loaded: the model is built on torch's meta device from configs al
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
@@ -33,7 +34,7 @@ GIB = 2**30
 
 def dry_run(recipe: Recipe) -> None:
     """Print what training this recipe would do; ValueError for what would stop it."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(settings_table(recipe))
     require_files(recipe)
     unmade = [c for c in recipe.prepare if not Path(recipe.prepared_folder(c)).is_dir()]
@@ -52,7 +53,7 @@ def dry_run(recipe: Recipe) -> None:
 
 def settings_table(recipe: Recipe) -> Table:
     """Every setting, its value, and who said it."""
-    table = Table("setting", "value", "from", title=f"recipe {recipe.name}")
+    table = Table(Column("setting", no_wrap=True), "value", "from", title=f"recipe {recipe.name}")
     for key, value in recipe.values.items():
         origin = recipe.provenance[key]
         cells = [Text(text, overflow="fold") for text in (key, str(value), origin)]

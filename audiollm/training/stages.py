@@ -25,7 +25,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from audiollm.conversation import Row
 from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings, SoundCache, with_sound
-from audiollm.data.sources import Problems, load_rows
+from audiollm.data.sources import Problems, fingerprint, load_rows, missing_file
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
 from audiollm.models.locate import resolve_checkpoint
@@ -94,9 +94,11 @@ def refuse_changes(what: str, before: Mapping[str, Any], now: Mapping[str, Any],
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if changed:
         key = changed[0]
+        difference = f"with {key}={old.get(key)}, and now it is {new.get(key)}"
+        if key.startswith("rows."):
+            difference = f"before {key.removeprefix('rows.')} was changed"
         raise ValueError(
-            f"{what} with {key}={old.get(key)}, and now it is {new.get(key)}"
-            f"{f' ({len(changed) - 1} more differ)' if len(changed) > 1 else ''}; "
+            f"{what} {difference}{f' ({len(changed) - 1} more differ)' if len(changed) > 1 else ''}; "
             f"use another `output=`, or delete {folder} to train it again"
         )
 
@@ -120,6 +122,7 @@ def run_recipe(
     require_stage(recipe, stage)
     require_files(recipe)
     read_rows.cache_clear()  # a file may have been made anew since
+    rows_fingerprint.cache_clear()
     run = RunFolder.open(recipe.output)
     wanted = names if stage is None else [stage]
     todo = stages_to_do(recipe, run, wanted)
@@ -153,7 +156,15 @@ def stages_to_do(recipe: Recipe, run: RunFolder, wanted: list[str]) -> list[str]
 def stage_settings(recipe: Recipe, name: str) -> dict[str, Any]:
     """Everything that a stage's result depends on, as plain JSON."""
     whole = recipe.model_dump(mode="json")
-    return {"seed": whole["seed"], "model": whole["model"], "stage": whole["stages"][name]}
+    data = recipe.stages[name].data
+    paths = [source.path for source in [*data.train, *data.validation]]
+    if recipe.model.llm is not None and recipe.model.llm.tokenizer is not None:
+        paths.append(recipe.model.llm.tokenizer.train_on)
+    rows = {path: rows_fingerprint(path) for path in paths}
+    return {"seed": whole["seed"], "model": whole["model"], "stage": whole["stages"][name], "rows": rows}
+
+
+rows_fingerprint = lru_cache(fingerprint)
 
 
 def start_model(recipe: Recipe, run: RunFolder, before: list[str]) -> Built:
@@ -203,7 +214,7 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
     settings = recipe.model.llm.tokenizer if recipe.model.llm else None
     if settings is None:
         return None
-    rows, _ = read_rows(settings.train_on, None)
+    rows, _ = read_rows(settings.train_on, None, False)
     return train_tokenizer((message.text for row in rows for message in row.messages), settings.vocab_size)
 
 
@@ -226,17 +237,27 @@ class StageData:
             if not rows:
                 tasks = f" of tasks {', '.join(source.tasks)}" if source.tasks else ""
                 raise ValueError(f"{source.path} has no rows{tasks} to train on; {problems.summary()}")
-        if problems.count:
-            print(problems.summary())
         counts = [(len(rows), source.weight) for source, rows in zip(stage.data.train, parts, strict=True)]
         return cls([row for rows in parts for row in rows], counts, validation, problems)
 
 
 @lru_cache(maxsize=8)
-def read_rows(path: str, format: str | None, with_audio: bool = False) -> tuple[list[Row], Problems]:
+def read_rows(path: str, format: str | None, with_audio: bool) -> tuple[list[Row], Problems]:
     """The rows of a source, read once for several stages; `with_audio` leaves out those whose recording is missing."""
     problems = Problems()
-    return load_rows(path, format=format, problems=problems, check_files=with_audio), problems
+    if with_audio:
+        every, found = read_rows(path, format, False)
+        looked_up: dict[str, bool] = {}
+        missing = {id(row): error for row in every if (error := missing_file(row, looked_up))}
+        for error in missing.values():
+            problems.add(error)
+        rows = [row for row in every if id(row) not in missing]
+    else:
+        rows, found = load_rows(path, format=format, problems=problems), Problems()
+    if problems.count:
+        print(f"{path}: {len(rows):,} rows are used, the others left out: {problems.summary()}")
+    problems.extend(found)
+    return rows, problems
 
 
 def source_rows(source: Any, problems: Problems) -> list[Row]:
@@ -274,6 +295,7 @@ def train_stage(
     trainer = build_trainer(recipe, name, built, objectives, data, work, logs, sounds, deepspeed)
     describe(name, trainable, trainer)
     last = get_last_checkpoint(str(work))
+    trainer.started = started - seconds_before(last)
     trainer.train(resume_from_checkpoint=last)
     if last is None and not trainer.items:
         shutil.rmtree(work)
@@ -291,7 +313,7 @@ def train_stage(
             recipe=recipe.to_yaml(),
         )
         names = list(recipe.stages)
-        record = record_of(recipe, name, trainer, time.perf_counter() - started)
+        record = record_of(recipe, name, trainer, data.problems.count)
         run.finish(name, record, later=names[names.index(name) + 1 :])
         if sample is not None and data.validation and "language_modeling" in objectives:
             sample(built.model, built.processor, data.validation)
@@ -451,14 +473,23 @@ def describe(name: str, trainable: Mapping[str, int], trainer: StageTrainer) -> 
     print(f"stage {name}: trains {parts} parameters by {objectives}; {len(trainer.recordings):,} recordings")
 
 
-def record_of(recipe: Recipe, name: str, trainer: StageTrainer, seconds: float) -> dict[str, Any]:
+def seconds_before(resume_point: str | None) -> float:
+    """What a stage had taken when its last figures before a resume point were logged."""
+    if resume_point is None:
+        return 0.0
+    history = json.loads((Path(resume_point) / "trainer_state.json").read_text())["log_history"]
+    return max((entry.get("seconds", 0.0) for entry in history), default=0.0)
+
+
+def record_of(recipe: Recipe, name: str, trainer: StageTrainer, rows_left_out: int) -> dict[str, Any]:
     """What run.json keeps of a stage."""
     history = trainer.state.log_history
     return {
         "settings": stage_settings(recipe, name),
-        "seconds": round(seconds, 1),
+        "seconds": round(time.perf_counter() - trainer.started, 1),
         "steps": trainer.state.global_step,
         "loss": [(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
         "validation": [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry],
         "problems": trainer.throughput.problems,
+        "rows_left_out": rows_left_out,
     }

@@ -5,6 +5,7 @@ Everything else (schedules, precision, DeepSpeed, trackers, signals) is the Trai
 
 import json
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -68,6 +69,7 @@ class StageTrainer(Trainer):
         self.trained = trained
         self.group_by_length = group_by_length
         self.throughput = Throughput(processor.sampling_rate)
+        self.started = time.perf_counter()  # less what was spent before the stage was interrupted
         self.values: dict[str, Any] = defaultdict(float)
         self.items = 0.0  # of all objectives, so far
         self.rates: dict[str, float] = {}  # each part's learning rate in this step
@@ -164,7 +166,8 @@ class StageTrainer(Trainer):
     # logging and validation
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds each objective's loss, each part's learning rate, and the throughput since the last line."""
+        """Adds each objective's loss, each part's learning rate, the throughput since the last line, and the time."""
+        logs = logs | {"seconds": round(time.perf_counter() - self.started, 1)}
         if "loss" in logs:
             if len(self.values) > 1:
                 logs |= {name: self.mean_over_steps(value) for name, value in self.values.items()}

@@ -247,6 +247,25 @@ def test_changed_settings_of_a_finished_stage_are_refused(finished, override, to
         run_recipe(changed)
 
 
+def test_changed_rows_of_a_finished_stage_are_refused(corpus, tmp_path):
+    rows = (corpus / "train.jsonl").read_text().splitlines(keepends=True)
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, trainer={"max_steps": 1})
+    only["data"]["train"] = [{"path": str(corpus / "own*.jsonl")}]
+    recipe = recipe_of(tmp_path, corpus, {"only": only})
+    (corpus / "own1.jsonl").write_text("".join(rows[:6]))
+    run_recipe(recipe)
+    run_recipe(recipe)
+    for file, content in (("own1.jsonl", rows[:5]), ("own2.jsonl", rows[6:])):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stages, "train_stage", lambda *_, **__: pytest.fail("trained over a finished stage"))
+            before = (corpus / "own1.jsonl").read_text()
+            (corpus / file).write_text("".join(content))
+            with pytest.raises(ValueError, match=r"stage only was done before .*own\*.jsonl was changed; use another"):
+                run_recipe(recipe)
+            (corpus / "own2.jsonl").unlink(missing_ok=True)
+            (corpus / "own1.jsonl").write_text(before)
+
+
 def test_one_stage_by_its_name_needs_the_one_before(corpus, tmp_path):
     recipe = recipe_of(tmp_path, corpus, four_stages(corpus), "stages.language.trainer.max_steps=1")
     with pytest.raises(ValueError, match="stage language comes first and is not done"):
@@ -463,6 +482,20 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(corpus, uninterrupted, w
         json.loads((f.parent / "run.json").read_text()) for f in (uninterrupted, tmp_path / "run" / "only")
     )
     assert before["stages"]["only"]["validation"] == after["stages"]["only"]["validation"]
+
+
+def test_the_time_of_a_stage_counts_what_went_before_its_interruption(corpus, watch, tmp_path):
+    with pytest.raises(Killed):
+        watch(Kill(7))
+        run_recipe(long_recipe(tmp_path, corpus))
+    state = sorted((tmp_path / "run" / "unfinished" / "only").glob("checkpoint-*"))[-1] / "trainer_state.json"
+    content = json.loads(state.read_text())
+    content["log_history"][-1]["seconds"] += 1000
+    state.write_text(json.dumps(content))
+    watch(TrainerCallback())
+    run_recipe(long_recipe(tmp_path, corpus))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["only"]
+    assert 1000 < record["seconds"] < 1100
 
 
 def test_data_workers_change_nothing_also_after_a_stop(corpus, uninterrupted, watch, tmp_path):

@@ -283,6 +283,16 @@ def test_the_path_and_the_part_that_are_typed(text, expected, tmp_path, monkeypa
     assert terminal.file_and_part(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "told"), [("a b.wav abc", "'abc' is not a time"), ("'a b.wav' 1.5 -3", "'-3' is not a time")]
+)
+def test_a_time_that_is_none_is_named(text, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b.wav").touch()
+    with pytest.raises(ValueError, match=told):
+        terminal.file_and_part(text)
+
+
 @pytest.mark.parametrize("width", [10, 17, 30])
 def test_lines_break_between_words_at_any_width(width):
     text = "The siren of an ambulance,  far away.\nThen 救急車 and applauseapplauseapplauseapplause."

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from audiollm.conversation import AudioPart, Message, Row, TextPart
+from audiollm.data.sources import Problems
 from audiollm.evaluation import EvaluationResult, evaluate, write_results
 from audiollm.evaluation.metrics import LOWER_IS_BETTER
 from audiollm.evaluation.tasks import METRICS, TASK_METRICS
@@ -226,6 +227,14 @@ def test_the_json_holds_these_figures_and_no_others():
     [figures_of_task] = result.to_json()["tasks"].values()
     assert list(figures_of_task) == ["metric", "score", "blind", "prior", "n", "ci95"]
     assert result.to_json().keys() == {"tasks"}
+
+
+def test_rows_that_were_left_out_are_told_with_the_scores():
+    problems = Problems()
+    problems.add("rows.csv:7: question: is empty")
+    result = run(FakeListener(), [make_row("q", "dog")], problems=problems)
+    assert result.to_json()["rows_left_out"] == 1
+    assert result.remarks[0] == "rows left out: 1 problem:\n  rows.csv:7: question: is empty"
 
 
 def test_results_are_written_with_the_first_evaluation_in_front(tmp_path):

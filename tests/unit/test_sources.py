@@ -15,7 +15,8 @@ import soundfile
 from pyarrow import parquet
 
 from audiollm.conversation import Row, RowError, write_rows
-from audiollm.data.sources import Problems, load_rows
+from audiollm.data import sources
+from audiollm.data.sources import Problems, fingerprint, load_rows
 
 
 def ours(question: str = "Who?", answer: str = "Birds.", audio: Any = "a.wav", **fields: Any) -> dict[str, Any]:
@@ -279,3 +280,28 @@ def test_a_folder_without_recordings_says_what_to_name(tmp_path: Path) -> None:
     write_lines(tmp_path / "rows.jsonl", [ours()])
     with pytest.raises(RowError, match=r"holds no recording; for files of rows name them, as in .*\*\.jsonl"):
         load_rows(tmp_path)
+
+
+def test_a_fingerprint_changes_with_every_file_of_a_source(tmp_path, monkeypatch):
+    (tmp_path / "a.wav").write_bytes(wav(0.1))
+    (tmp_path / "a.txt").write_text("a dog")
+    (tmp_path / "rows.jsonl").write_text("0123456789")
+    monkeypatch.setattr(sources, "WHOLE_BYTES", 8)
+    monkeypatch.setattr(sources, "END_BYTES", 3)
+    seen = [fingerprint(str(tmp_path))]
+
+    def changed() -> bool:
+        seen.append(fingerprint(str(tmp_path)))
+        return seen[-1] not in seen[:-1]
+
+    (tmp_path / "a.txt").write_text("a cat")
+    assert changed()
+    (tmp_path / "rows.jsonl").write_text("0123456780")
+    assert changed()
+    (tmp_path / "a.wav").write_bytes(wav(0.2))
+    assert changed()
+    (tmp_path / "a.wav").rename(tmp_path / "b.wav")
+    assert changed()
+    assert not changed()
+    one = fingerprint(str(tmp_path / "a.txt"))
+    assert one == fingerprint(str(tmp_path / "*.txt")) != fingerprint(str(tmp_path / "*.jsonl"))
