@@ -5,6 +5,7 @@ What a command needs is imported inside it, so that `audiollm --help` answers at
 
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import sys
@@ -57,8 +58,10 @@ def in_one_sentence(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
-        except KeyboardInterrupt:
-            _complain("Stopped. Given again, the same command goes on where it can.")
+        except KeyboardInterrupt as stopped:
+            _complain(
+                f"Stopped{f' {stopped}' if stopped.args else ''}. Given again, the same command goes on where it can."
+            )
             raise typer.Exit(130) from None
         except BrokenPipeError:
             raise typer.Exit(141) from None  # whoever read our output has left, as `head` does
@@ -85,6 +88,8 @@ def train(
     from audiollm.resources import deepspeed_file
 
     loaded = load_recipe(recipe, overrides or [])
+    if deepspeed and importlib.util.find_spec("deepspeed") is None:
+        raise ImportError("--deepspeed needs DeepSpeed: pip install 'audiollm[deepspeed]'")
     sharding = str(deepspeed_file(deepspeed)) if deepspeed else None
     if dry_run:
         training.dry_run(loaded)

@@ -5,6 +5,7 @@ Shapes: B prompts of a batch, S prompt tokens, T new tokens.
 """
 
 import json
+import logging
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,9 +23,12 @@ from transformers.generation import StoppingCriteria, StoppingCriteriaList
 
 from audiollm.audio import AudioError
 from audiollm.conversation import Message, RowError, parse_messages
+from audiollm.models.checkpoint import is_small_checkpoint
 from audiollm.models.locate import CheckpointError, resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.processing import AudioLLMProcessor
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "Answer",
@@ -78,6 +82,8 @@ class Listener:
         A prompt is a question or messages: [{"role": "user", "content": [{"type": "audio", "audio": ...}, ...]}].
         A prompt with a clip that cannot be read gets an `Answer` with its `error`, and the others are not disturbed.
         """
+        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping | Message)):
+            raise ValueError("answer() takes a list of prompts; put this one in a list: answer([prompt])")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; it must be at least 1")
         if generation.get("num_return_sequences", 1) != 1:
@@ -218,6 +224,8 @@ def load(
         model = AudioLLMForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{folder}: the checkpoint cannot be read: {error}") from error
+    if is_small_checkpoint(folder) and "connector" not in model.trained_parts:
+        log.warning("%s: its connector was never trained, so it cannot hear; a later stage can", folder)
     return Listener(model.to(device).eval(), processor, name=_name_of(folder))
 
 

@@ -430,7 +430,7 @@ def missing_files(recipe: Recipe) -> list[str]:
 def require_stage(recipe: Recipe, stage: str | None) -> None:
     """ValueError for a stage that the recipe does not have, with those that it has."""
     if stage is not None and stage not in recipe.stages:
-        raise ValueError(f"no stage {stage!r} in {recipe.name}; it has: {', '.join(recipe.stages)}")
+        raise ValueError(f"no stage {stage!r} in {recipe.name}; {nearest(stage, recipe.stages)}")
 
 
 def require_files(recipe: Recipe) -> None:

@@ -18,6 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from audiollm.models.settings import nearest
 from audiollm.resources import find_packaged
 
 Key = tuple[str, ...]
@@ -112,6 +113,7 @@ def read_layers(name_or_path: str | Path, overrides: Sequence[str]) -> Layers:
         layers.lay(values, said, {key: f"{show_path(file)}:{line}" for key, line in lines.items()})
     for item in overrides:
         values = _read_override(item)
+        _require_stages(layers, item, values)
         layers.lay(values, "command line", {key: "command line" for key, _ in _walk(values, ())})
     return layers
 
@@ -205,6 +207,16 @@ def _read_override(item: str) -> dict[str, Any]:
         if value[:1] in ("[", "{", "'", '"'):
             raise RecipeError(f"command line: the value of {item!r} is not YAML") from error
         return _read_override(f"{key}={json.dumps(value)}")  # plain text, such as rows: path=*.jsonl
+
+
+def _require_stages(layers: Layers, item: str, values: Mapping[str, Any]) -> None:
+    """A setting of a stage that the recipe does not have is misspelt; a whole stage may be added."""
+    known = layers.values.get("stages")
+    named = values.get("stages")
+    if isinstance(known, dict) and isinstance(named, dict) and item.partition("=")[0].count(".") > 1:
+        for name in named:
+            if name not in known:
+                raise RecipeError(f"command line: {item}: there is no stage {name!r}; {nearest(name, known)}")
 
 
 def _merges(old: Any, new: Any, key: Key) -> bool:

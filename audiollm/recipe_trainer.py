@@ -88,6 +88,12 @@ def check_trainer_value(key: str, value: Any, expected: Any) -> Any:
     except ValidationError as error:
         cause = error.errors()[0]["msg"]
         refuse({key: f"{cause[:1].lower()}{cause[1:]}, and not {value!r}"}, title="trainer")
+    if key == "num_train_epochs" and not read > 0:
+        refuse({key: f"must be more than 0, and is {value}"}, title="trainer")
+    if key == "max_steps" and read < 1 and read != -1:
+        refuse(
+            {key: f"must be at least 1 (or -1, which leaves it to num_train_epochs), and is {value}"}, title="trainer"
+        )
     return read if isinstance(value, str) and isinstance(read, int | float) else value
 
 

@@ -32,7 +32,7 @@ COMMANDS = {
     "/help": ("", "show this list"),
     "/quit": ("", "leave, as Ctrl-D does; Ctrl-C stops an answer"),
 }
-PART = re.compile(r"(?P<path>.+?)\s+(?P<start>\d+(\.\d+)?)(\s+(?P<end>\d+(\.\d+)?))?")
+PART = re.compile(r"(?P<path>.+?)\s+(?P<start>-?\d+(\.\d+)?)(\s+(?P<end>-?\d+(\.\d+)?))?")
 
 # Neither a model nor the name of a file may steer the terminal: of the control characters only new line and tab pass.
 CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}

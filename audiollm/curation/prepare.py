@@ -146,10 +146,11 @@ def _is_done(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 def _make_room(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> None:
     """Leave a folder that can be written into, or raise ValueError where that would destroy something."""
     ways_out = "remove it, or give another folder"
+    again = f"{ways_out}; --overwrite makes it anew"
     if not found and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not empty, and nothing says what made it; {ways_out}")
     if "seconds" in found and not overwrite:
-        raise ValueError(f"{out} was made {_difference(found, wanted)}; {ways_out}")
+        raise ValueError(f"{out} was made {_difference(found, wanted)}; {again}")
     for name in found.get("made", []):
         path = out / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

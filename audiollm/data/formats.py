@@ -44,7 +44,12 @@ def detect(raw: Raw) -> str:
     if _columns(map(_plain, raw), AUDIO_COLUMNS):
         raise RowError("", "", f"there is no column for the answer (it has {fields}); name it 'answer'")
     known = ", ".join(FORMATS)
-    raise RowError("", "", f"no known format has the fields {fields}; rename them, or say which with format= ({known})")
+    raise RowError(
+        "",
+        "",
+        f"no known format has the fields {fields}; a table has columns audio, question and answer, "
+        f"a conversation has messages; or say which it is with format= ({known})",
+    )
 
 
 def detect_all(raws: Iterable[Raw]) -> str:

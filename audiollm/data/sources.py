@@ -7,6 +7,7 @@ place of a row that it cannot read: one bad row is one problem. What is wrong wi
 
 import codecs
 import csv
+import difflib
 import glob
 import hashlib
 import json
@@ -110,6 +111,17 @@ def load_rows(
     return rows
 
 
+def of_tasks(rows: Sequence[Row], tasks: Sequence[str], name: str) -> list[Row]:
+    """The rows of some tasks; ValueError for a task of which there is no row, with the nearest one."""
+    known = dict.fromkeys(row.task or "" for row in rows)
+    for task in tasks:
+        if task not in known:
+            near = difflib.get_close_matches(task, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known) or 'no rows'}"
+            raise ValueError(f"{name} has no rows of task {task!r}; {hint}")
+    return [row for row in rows if row.task in tasks]
+
+
 def fingerprint(source: str) -> str:
     """Stands for the rows of a path, a glob or a folder: another one means that files were changed, added or removed.
 
@@ -204,7 +216,10 @@ def _open_path(path: Path) -> Opened:
         return Opened(str(path), path, read_recordings(path))
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise RowError(str(path), "", f"cannot tell what it holds; rows are read from {', '.join(READERS)} or a folder")
+        cause = f"cannot tell what it holds; rows are read from {', '.join(READERS)} or a folder"
+        if path.suffix.lower() in RECORDINGS:
+            cause = "is a recording, and not rows about it; write a table with columns audio, question and answer"
+        raise RowError(str(path), "", cause)
     return Opened(str(path), path.parent, reader(path))
 
 

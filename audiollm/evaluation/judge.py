@@ -8,6 +8,7 @@ runs/NAME/answers/*.jsonl   every answer
 import json
 import platform
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from audiollm import __version__
 from audiollm import audio as sound
 from audiollm.audio import AudioError
 from audiollm.conversation import Row
-from audiollm.data.sources import Problems, load_rows
+from audiollm.data.sources import Problems, load_rows, of_tasks
 from audiollm.evaluation.results import EvaluationResult, write_results
 from audiollm.evaluation.run import evaluate
 from audiollm.inference import Listener, load
@@ -58,7 +59,7 @@ def ask(listener: Listener, entry: EvaluationSettings, answers: Path) -> Evaluat
     """One entry of the recipe's `evaluate:`."""
     problems = Problems()
     every = load_rows(entry.path, problems=problems)
-    rows = [row for row in every if entry.tasks is None or row.task in entry.tasks][: entry.limit]
+    rows = (every if entry.tasks is None else of_tasks(every, entry.tasks, entry.path))[: entry.limit]
     return evaluate(
         listener,
         rows,
@@ -113,11 +114,13 @@ def chat_command(recipe: Recipe) -> str:
     else:
         source = list(recipe.stages.values())[-1].data.train[0]
         rows = load_rows(source.path, format=source.format, problems=Problems())
-    paths = dict.fromkeys(clip.audio for row in rows for clip in row.clips if isinstance(clip.audio, str))
-    clip = next(filter(is_sound, paths), "recording.wav")
+    asked = {clip.audio: row.question for row in reversed(rows) for clip in row.clips if isinstance(clip.audio, str)}
+    clip = next(filter(is_sound, reversed(asked)), "recording.wav")
     path = Path(clip)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f'audiollm chat {recipe.output} --audio {shown} "What do you hear?"'
+    question = " ".join(asked.get(clip, "What do you hear?").split())
+    quoted = f'"{question}"' if not set('"$`\\!') & set(question) else shlex.quote(question)
+    return f"audiollm chat {recipe.output} --audio {shlex.quote(str(shown))} {quoted}"
 
 
 def is_sound(path: str) -> bool:

@@ -102,9 +102,9 @@ class EvaluationResult:
         return remarks
 
     def to_json(self) -> dict[str, Any]:
-        """`{"tasks": {name: {"metric", "score", "blind", "prior", "n", "ci95", ...}}}`, and `rows_left_out` if any."""
-        left_out = {"rows_left_out": self.problems.count} if self.problems.count else {}
-        return {"tasks": {name: task.to_json() for name, task in self.tasks.items()}} | left_out
+        """`{"tasks": {name: {"metric", "score", "blind", "prior", "n", "ci95", ...}}}`, and the `remarks` if any."""
+        remarks = {"remarks": self.remarks} if self.remarks else {}
+        return {"tasks": {name: task.to_json() for name, task in self.tasks.items()}} | remarks
 
 
 def write_results(

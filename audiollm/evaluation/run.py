@@ -65,6 +65,8 @@ def evaluate(
     they come. `metrics`: task -> metric, where it should differ from the table in tasks.py. `problems`: what was left
     out when the rows were read, to be told with the scores.
     """
+    if not rows and problems is not None and problems.count:
+        raise ValueError(f"no row could be used; {problems.summary()}")
     by_task = _group_by_task(rows)
     scorers = {task: choose_scorer(task, group, metrics or {}) for task, group in by_task.items()}
 

@@ -25,7 +25,7 @@ from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import load_tokenizer
 from audiollm.models.processing import AudioLLMProcessor
-from audiollm.recipe import Recipe, StageSettings, require_files
+from audiollm.recipe import Recipe, StageSettings, missing_files, require_files
 from audiollm.training.objectives import OBJECTIVES
 from audiollm.training.stages import RunFolder, StageData, prepare_lora, recipe_tokenizer, with_prompts
 
@@ -36,19 +36,20 @@ def dry_run(recipe: Recipe) -> None:
     """Print what training this recipe would do; ValueError for what would stop it."""
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(settings_table(recipe))
-    require_files(recipe)
     unmade = [c for c in recipe.prepare if not Path(recipe.prepared_folder(c)).is_dir()]
     if unmade:
         names = ", ".join(unmade)
         console.print(f"{names}: not made yet; `audiollm prepare` makes it, and then a sample is shown here")
+        require_files(recipe)
         return
+    missing = missing_files(recipe)
     model, processor = on_paper(recipe)
     done = RunFolder.open(recipe.output).stages
     for name, stage in recipe.stages.items():
         if name in done:
             console.print(f"stage {name} is done in {recipe.output} and would be skipped")
-        data = StageData.load(recipe, stage)
-        describe_stage(console, name, stage, model, data, processor)
+        describe_stage(console, name, stage, model, None if missing else StageData.load(recipe, stage), processor)
+    require_files(recipe)
 
 
 def settings_table(recipe: Recipe) -> Table:
@@ -118,21 +119,23 @@ def describe_stage(
     name: str,
     stage: StageSettings,
     model: AudioLLMForConditionalGeneration,
-    data: StageData,
+    data: StageData | None,
     processor: AudioLLMProcessor,
 ) -> None:
-    """What trains, a sample with its supervised part marked, steps and memory of one stage."""
+    """What trains, memory, and where the rows are there: steps and a sample with its supervised part marked."""
     prepare_lora(model, stage)
     trainable = select_trainable(model, list(stage.train))
-    recordings = Recordings(data.train, processor, supervise=stage.data.supervise)
     table = Table("part", "parameters", "trainable", title=f"stage {name}", title_justify="left")
     for part, total in totals(model).items():
         table.add_row(part, f"{total:,}", f"{trainable.get(part, 0):,}")
     console.print(table)
-    steps = planned_steps(stage, len(recordings))
-    console.print(f"{len(data.train):,} rows over {len(recordings):,} recordings; {steps:,} steps")
     memory = memory_gib(model, trainable)
     console.print(f"memory without activations: {memory:.2f} GiB a device (float32 training state)")
+    if data is None:
+        return
+    recordings = Recordings(data.train, processor, supervise=stage.data.supervise)
+    steps = planned_steps(stage, len(recordings))
+    console.print(f"{len(data.train):,} rows over {len(recordings):,} recordings; {steps:,} steps")
     if any(OBJECTIVES[objective].needs_text for objective in stage.objectives):
         console.print(sample(data.train[0], recordings, processor))
 

@@ -59,5 +59,8 @@ class StageProgress(TrainerCallback):
         """Close the bar; count what was left out."""
         if self.bar is not None:
             self.bar.close()
+            losses = [entry.get("loss", entry.get("train_loss")) for entry in state.log_history]
+            last = next((f", loss {loss:.3f}" for loss in [*losses[-2::-1], *losses[-1:]] if loss is not None), "")
+            print(f"stage {self.stage}: {state.global_step:,} steps{last}")
             if self.trainer.throughput.problems:
                 print(f"stage {self.stage}: broken clips that gave no loss: {len(self.trainer.throughput.problems)}")

@@ -10,13 +10,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -25,7 +27,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from audiollm.conversation import Row
 from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings, SoundCache, with_sound
-from audiollm.data.sources import Problems, fingerprint, load_rows, missing_file
+from audiollm.data.sources import Problems, fingerprint, load_rows, missing_file, of_tasks
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
 from audiollm.models.locate import resolve_checkpoint
@@ -37,6 +39,7 @@ from audiollm.models.tokenizer import train_tokenizer
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
 from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
+from audiollm.training.signals import StopOnSignal, Stopped
 from audiollm.training.stage_model import StageModel
 from audiollm.training.trainer import StageTrainer
 
@@ -56,6 +59,21 @@ class RunFolder:
         """The folder as it stands; a new one is empty."""
         file = Path(path) / "run.json"
         return cls(Path(path), json.loads(file.read_text())["stages"] if file.is_file() else {})
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else trains in this folder meanwhile; ValueError if somebody does. Ranks of one run share it."""
+        if os.environ.get("RANK", "0") != "0":
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / ".lock", blocking=False):
+                yield
+        except Timeout:
+            raise ValueError(
+                f"another command is training in {self.path}; wait for it, or use another `output=`"
+            ) from None
 
     def work(self, stage: str) -> Path:
         """Where the resume points of a stage lie while it is not done."""
@@ -91,7 +109,8 @@ class RunFolder:
 def refuse_changes(what: str, before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """ValueError that names the first of the settings that are not what they were."""
     old, new = flatten(before), flatten(now)
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    changed = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+    changed.sort(key=lambda key: (key.startswith("rows."), key))  # another path also has other rows
     if changed:
         key = changed[0]
         difference = f"with {key}={old.get(key)}, and now it is {new.get(key)}"
@@ -124,24 +143,30 @@ def run_recipe(
     read_rows.cache_clear()  # a file may have been made anew since
     rows_fingerprint.cache_clear()
     run = RunFolder.open(recipe.output)
+    others = [name for name in run.stages if name not in names]
+    if others:
+        raise ValueError(f"{run.path} holds the stage {others[0]} of another recipe; use another `output=`")
     wanted = names if stage is None else [stage]
     todo = stages_to_do(recipe, run, wanted)
+    for entry in recipe.evaluate:
+        if entry.tasks is not None:
+            of_tasks(read_rows(entry.path, None, False)[0], entry.tasks, entry.path)
     data = {name: StageData.load(recipe, recipe.stages[name]) for name in todo}
     for name in todo:
         check_objectives(recipe, name, data[name].train)
-    run.path.mkdir(parents=True, exist_ok=True)
-    (run.path / "recipe.yaml").write_text(recipe.to_yaml())
-    built: Built | None = None
-    sounds = SoundCache(recipe.audio_cache_gib * 2**30)
-    for name in wanted:
-        if name not in todo:
-            print(f"stage {name}: done already, skipped; another `output=` trains it anew")
-            continue
-        before = names[: names.index(name)]
-        if built is None:
-            built = start_model(recipe, run, before)
-        train_stage(recipe, name, built, data[name], run, sounds, started, deepspeed=deepspeed, sample=sample)
-        started = time.perf_counter()
+    with run.alone():
+        (run.path / "recipe.yaml").write_text(recipe.to_yaml())
+        built: Built | None = None
+        sounds = SoundCache(recipe.audio_cache_gib * 2**30)
+        for name in wanted:
+            if name not in todo:
+                print(f"stage {name}: done already, skipped; another `output=` trains it anew")
+                continue
+            before = names[: names.index(name)]
+            if built is None:
+                built = start_model(recipe, run, before)
+            train_stage(recipe, name, built, data[name], run, sounds, started, deepspeed=deepspeed, sample=sample)
+            started = time.perf_counter()
     return run.path / wanted[-1]
 
 
@@ -169,9 +194,9 @@ rows_fingerprint = lru_cache(fingerprint)
 
 def start_model(recipe: Recipe, run: RunFolder, before: list[str]) -> Built:
     """The model that a stage starts from: the stage before it, a given checkpoint, or new parts."""
-    done = [name for name in before if name in run.stages]
-    if before and not done[-1:] == before[-1:]:
-        raise ValueError(f"stage {before[-1]} comes first and is not done in {run.path}; run it, or drop --stage")
+    if before and before[-1] not in run.stages:
+        missing = ", ".join(name for name in before if name not in run.stages)
+        raise ValueError(f"stage {missing} comes first and is not done in {run.path}; run it, or drop --stage")
     if before:
         return load_built(run.path / before[-1])
     if recipe.model.checkpoint:
@@ -235,8 +260,7 @@ class StageData:
         validation = [row for source in stage.data.validation for row in source_rows(source, problems)]
         for source, rows in zip(stage.data.train, parts, strict=True):
             if not rows:
-                tasks = f" of tasks {', '.join(source.tasks)}" if source.tasks else ""
-                raise ValueError(f"{source.path} has no rows{tasks} to train on; {problems.summary()}")
+                raise ValueError(f"{source.path} has no rows to train on; {problems.summary()}")
         counts = [(len(rows), source.weight) for source, rows in zip(stage.data.train, parts, strict=True)]
         return cls([row for rows in parts for row in rows], counts, validation, problems)
 
@@ -265,7 +289,7 @@ def source_rows(source: Any, problems: Problems) -> list[Row]:
     rows, found = read_rows(source.path, source.format, source.audio == "sound")
     problems.extend(found)
     if source.tasks is not None:
-        rows = [row for row in rows if row.task in source.tasks]
+        rows = of_tasks(rows, source.tasks, source.path)
     return with_sound(rows[: source.limit], source.audio)
 
 
@@ -290,13 +314,21 @@ def train_stage(
     trainable = prepare_model(built, stage)
     objectives = build_objectives(stage, built)
     work = run.work(name)
+    interrupted = (work / "settings.json").is_file()
     run.begin(name, stage_settings(recipe, name))
     logs = run.path / "logs" / name
     trainer = build_trainer(recipe, name, built, objectives, data, work, logs, sounds, deepspeed)
     describe(name, trainable, trainer)
     last = get_last_checkpoint(str(work))
+    if interrupted:
+        where = f"goes on after step {last.rpartition('-')[2]}" if last else "starts again: it had no resume point yet"
+        print(f"stage {name} was interrupted and {where} (one every {trainer.args.save_steps:g} steps)")
     trainer.started = started - seconds_before(last)
+    stop = StopOnSignal()
+    trainer.add_callback(stop)
     trainer.train(resume_from_checkpoint=last)
+    if stop.asked and trainer.state.global_step < trainer.state.max_steps:
+        raise Stopped(f"after step {trainer.state.global_step} of stage {name}, which is saved")
     if last is None and not trainer.items:
         shutil.rmtree(work)
         first = "".join(f"; the first: {problem}" for problem in trainer.throughput.problems[:1])

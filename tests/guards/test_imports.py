@@ -18,7 +18,7 @@ ALLOWED = {
     "data": {"audio", "conversation"},
     "inference": {"models", "audio", "conversation"},
     "resources": {"models"},
-    "recipe_files": {"resources"},
+    "recipe_files": {"resources", "models"},
     "recipe_trainer": {"models"},
     "recipe": {"recipe_files", "recipe_trainer", "models", "conversation"},
     "training": {"recipe", "models", "data", "audio", "conversation"},

@@ -1,8 +1,10 @@
 """Whole recipes on tones: stages run, go on where they stopped, count their loss a step, and say what is wrong."""
 
 import json
+import os
 import random
 import re
+import signal
 from itertools import pairwise
 
 import pytest
@@ -15,7 +17,7 @@ from transformers import TrainerCallback
 from audiollm.audio import write
 from audiollm.models.freezing import part_of
 from audiollm.recipe import RecipeError, load_recipe
-from audiollm.training import run_recipe, stages
+from audiollm.training import dry_run, run_recipe, stages
 from audiollm.training.trainer import StageTrainer
 
 PITCHES = {"low": 300, "middle": 900, "high": 2700}
@@ -270,7 +272,7 @@ def test_one_stage_by_its_name_needs_the_one_before(corpus, tmp_path):
     recipe = recipe_of(tmp_path, corpus, four_stages(corpus), "stages.language.trainer.max_steps=1")
     with pytest.raises(ValueError, match="stage language comes first and is not done"):
         run_recipe(recipe, stage="listen")
-    with pytest.raises(ValueError, match="no stage 'speak' in tones; it has: language, listen, align, instruct"):
+    with pytest.raises(ValueError, match="no stage 'speak' in tones; known: align, instruct, language, listen"):
         run_recipe(recipe, stage="speak")
     assert run_recipe(recipe, stage="language") == tmp_path / "run" / "language"
 
@@ -484,6 +486,57 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(corpus, uninterrupted, w
     assert before["stages"]["only"]["validation"] == after["stages"]["only"]["validation"]
 
 
+class Signal(TrainerCallback):
+    """What a scheduler, or a person, sends in the middle of a step."""
+
+    def __init__(self, step, number):
+        self.step, self.number = step, number
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self.step - 1:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_saves_and_the_run_goes_on_exactly(
+    corpus, uninterrupted, watch, tmp_path, number, capsys
+):
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt, match="after step 5 of stage only, which is saved"):
+        watch(Signal(5, number))
+        run_recipe(long_recipe(tmp_path, corpus))
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+    assert (tmp_path / "run" / "unfinished" / "only" / "checkpoint-5").is_dir()
+    watch(TrainerCallback())
+    assert_same_weights(run_recipe(long_recipe(tmp_path, corpus)), uninterrupted)
+    assert "stage only was interrupted and goes on after step 5" in capsys.readouterr().out
+
+
+def test_two_commands_do_not_train_in_one_folder(corpus, tmp_path):
+    recipe = long_recipe(tmp_path, corpus)
+    with (
+        stages.RunFolder.open(recipe.output).alone(),
+        pytest.raises(ValueError, match="another command is training in"),
+    ):
+        run_recipe(recipe)
+
+
+def test_a_run_of_another_recipe_is_not_mixed_with_this_one(finished, corpus):
+    _, run = finished
+    other = recipe_of(run.parent, corpus, {"other": stage(corpus, ["connector"], {"language_modeling": 1})})
+    with pytest.raises(ValueError, match="holds the stage language of another recipe; use another `output=`"):
+        run_recipe(other)
+
+
+@pytest.mark.parametrize("where", ["stages.only.data.train", "evaluate"])
+def test_a_misspelt_task_is_told_before_anything_trains(corpus, tmp_path, no_model, where):
+    recipe = long_recipe(tmp_path, corpus)
+    entry = f"{{path: {corpus / 'train.jsonl'}, tasks: [describe, cuont]}}"
+    recipe = load_recipe(tmp_path / "recipe.yaml", [f"{where}=[{entry}]"])
+    with pytest.raises(ValueError, match=r"train.jsonl has no rows of task 'cuont'; did you mean 'count'\?"):
+        run_recipe(recipe)
+
+
 def test_the_time_of_a_stage_counts_what_went_before_its_interruption(corpus, watch, tmp_path):
     with pytest.raises(Killed):
         watch(Kill(7))
@@ -649,6 +702,14 @@ def no_model(monkeypatch):
         monkeypatch.setattr(stages, name, lambda *_, **__: pytest.fail("the model was loaded first"))
 
 
+def test_a_dry_run_without_the_rows_shows_what_trains_and_then_what_is_missing(corpus, tmp_path, capsys):
+    recipe = recipe_of(tmp_path, corpus, four_stages(corpus), "stages.align.data.train=[nowhere.jsonl]")
+    with pytest.raises(RecipeError, match=r"stages\.align\.data\.train.*nowhere\.jsonl"):
+        dry_run(recipe)
+    told = capsys.readouterr().out
+    assert told.count("memory without activations") == 4 and "rows over" not in told
+
+
 def test_a_missing_file_is_told_before_the_model_loads(corpus, tmp_path, no_model):
     four = four_stages(corpus)
     four["align"]["data"]["train"][0]["path"] = str(tmp_path / "nowhere.jsonl")
@@ -659,7 +720,7 @@ def test_a_missing_file_is_told_before_the_model_loads(corpus, tmp_path, no_mode
 def test_an_empty_mixture_is_told_before_the_model_loads(corpus, tmp_path, no_model):
     four = four_stages(corpus)
     four["instruct"]["data"]["train"][0]["tasks"] = ["transcribe"]
-    with pytest.raises(ValueError, match=r"train\.jsonl has no rows of tasks transcribe to train on"):
+    with pytest.raises(ValueError, match=r"train\.jsonl has no rows of task 'transcribe'"):
         run_recipe(recipe_of(tmp_path, corpus, four))
 
 

@@ -270,6 +270,7 @@ def test_an_answer_that_is_empty_is_said_to_be_empty(talk, console, typed):
     [
         ("a.wav", ("a.wav", None, None)),
         ("a.wav 1.5", ("a.wav", 1.5, None)),
+        ("a.wav -1 3", ("a.wav", -1.0, 3.0)),  # refused where it is read, by its time
         ("my dog.wav 1.5 12", ("my dog.wav", 1.5, 12.0)),
         ("'my dog.wav' 0 2", ("my dog.wav", 0.0, 2.0)),
         ("it's.wav", ("it's.wav", None, None)),
@@ -284,7 +285,7 @@ def test_the_path_and_the_part_that_are_typed(text, expected, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("a b.wav abc", "'abc' is not a time"), ("'a b.wav' 1.5 -3", "'-3' is not a time")]
+    ("text", "told"), [("a b.wav abc", "'abc' is not a time"), ("'a b.wav' 1.5 x3", "'x3' is not a time")]
 )
 def test_a_time_that_is_none_is_named(text, told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -233,8 +233,9 @@ def test_rows_that_were_left_out_are_told_with_the_scores():
     problems = Problems()
     problems.add("rows.csv:7: question: is empty")
     result = run(FakeListener(), [make_row("q", "dog")], problems=problems)
-    assert result.to_json()["rows_left_out"] == 1
-    assert result.remarks[0] == "rows left out: 1 problem:\n  rows.csv:7: question: is empty"
+    assert result.to_json()["remarks"][0] == "rows left out: 1 problem:\n  rows.csv:7: question: is empty"
+    with pytest.raises(ValueError, match=r"no row could be used; 1 problem:\n  rows.csv:7"):
+        run(FakeListener(), [], problems=problems)
 
 
 def test_results_are_written_with_the_first_evaluation_in_front(tmp_path):

@@ -187,6 +187,9 @@ def test_every_mistake_is_told_at_once():
     ("override", "expected"),
     [
         ("stages.align.trainer.max_stps=3", "command line: stages.align.trainer.max_stps is not a setting"),
+        ("stages.aling.trainer.max_steps=3", "there is no stage 'aling'; did you mean 'align'?"),
+        ("stages.align.trainer.num_train_epochs=0", "must be more than 0, and is 0"),
+        ("stages.align.trainer.max_steps=0", "must be at least 1 (or -1"),
         ("seed", "command line: 'seed' is not of the form key=value"),
         ("seed=[1", "command line: the value of 'seed=[1' is not YAML"),
         ("stages.align.data.train.5.limit=1", "the list has 2 entries, numbered from 0"),

@@ -1,0 +1,47 @@
+"""SIGINT and SIGTERM end a stage after the step that is being done, with a resume point; a second SIGINT at once."""
+
+import signal
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class Stopped(KeyboardInterrupt):
+    """A stage was asked to stop, and what it did is saved."""
+
+
+class StopOnSignal(TrainerCallback):
+    """Installed while a stage trains; only in the main thread can signals be handled."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before: dict[int, Any] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Listen for signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self.before[number] = signal.signal(number, self.ask)
+            except ValueError:  # another thread
+                return
+
+    def ask(self, number: int, _: Any) -> None:
+        """Stop after this step; the next signal is the usual one again."""
+        self.asked = True
+        self.restore()
+        print("stopping after this step ...", flush=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save, and go no further."""
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Signals mean again what they meant before."""
+        self.restore()
+
+    def restore(self) -> None:
+        """Put the former handlers back."""
+        while self.before:
+            number, handler = self.before.popitem()
+            signal.signal(number, handler)
