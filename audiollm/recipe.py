@@ -198,7 +198,7 @@ class DataSettings(Settings):
     questions_per_clip: PositiveInt | None = None
     """At most so many questions share one clip in a sequence; null lets all of them."""
     pack_tokens: PositiveInt | None = None
-    """Tokens in one packed sequence; null keeps the rows of a clip in a sequence of their own."""
+    """Tokens in one packed sequence; null packs a micro-batch into one, or with eager attention keeps clips apart."""
     group_by_length: bool = True
     """Whether clips of like length share a batch, which spares padding; false mixes them, so that batches vary."""
     supervise: Literal["last", "all"] = "last"

@@ -1,17 +1,119 @@
-"""The attention mask of questions that share their audio: trunks and branches in one packed sequence.
+"""The attention of questions that share their audio: trunks and branches in one packed sequence.
 
  token i sees token j  iff  j <= i, same clip, and branch(j) is 0 (the trunk) or branch(i)
 
-The mask is dense, one for each attention type that the language model has. Shapes: B sequences, S tokens.
+Two ways to it, equal to rounding. `blocks` (what sdpa becomes in training) attends clip by clip, the trunk to itself
+and the branches to the whole clip: what nobody sees is not computed, and clips of any length stand in one sequence
+without padding. A dense mask, one for each attention type of the language model, serves eager attention.
+Shapes: B sequences, S tokens, H heads, D head width.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PADDING = -1
 """The clip id of padding, which sees itself alone (a row that sees nothing would be NaN)."""
+BLOCKS = "blocks"
+"""The name of clip-by-clip attention among the library's implementations; without packed clips it is sdpa."""
+WORTH_TWO_CALLS = 256
+"""Tokens of a block from which on the trunk is attended by itself; in a short one a second call costs more."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One clip in a packed sequence: its row, its tokens, and how many of them are the trunk, at its beginning."""
+
+    row: int
+    start: int
+    stop: int
+    trunk: int
+    see_SS: Tensor  # bool, within the block
+    positions_S: Tensor
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, **options: Any) -> Tensor:
+        """[1, H, S, D] each, of this block."""
+        if window is not None:  # by position: an index also counts the other branches
+            distance = self.positions_S[:, None] - self.positions_S[None, :]
+            return F.scaled_dot_product_attention(query, key, value, self.see_SS & (distance < window), **options)
+        t = self.trunk if self.stop - self.start >= WORTH_TWO_CALLS else 0
+        parts = []
+        if t:
+            first = query[:, :, :t], key[:, :, :t], value[:, :, :t]
+            parts.append(F.scaled_dot_product_attention(*first, is_causal=True, **options))
+        if t < self.stop - self.start:
+            parts.append(F.scaled_dot_product_attention(query[:, :, t:], key, value, self.see_SS[t:], **options))
+        return torch.cat(parts, dim=2)
+
+
+def blocks_of(clip_ids_BS: Tensor, branch_ids_BS: Tensor, position_ids_BS: Tensor) -> list[Block]:
+    """The blocks of a batch, in the order in which they stand in it; padding is in none."""
+    blocks = []
+    for row, clip_ids in enumerate(clip_ids_BS.cpu()):
+        ends = [*(clip_ids[1:] != clip_ids[:-1]).nonzero().flatten().add(1).tolist(), len(clip_ids)]
+        for start, stop in zip([0, *ends], ends, strict=False):
+            if clip_ids[start] == PADDING:
+                continue
+            branch_ids = branch_ids_BS[row, start:stop]
+            see = visible(clip_ids_BS[row : row + 1, start:stop], branch_ids[None])[0]
+            trunk = int((branch_ids != 0).int().argmax()) if bool(branch_ids.any()) else stop - start
+            blocks.append(Block(row, start, stop, trunk, see, position_ids_BS[row, start:stop]))
+    return blocks
+
+
+def block_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    blocks: list[Block] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """An attention function of the library: [B, H, S, D] -> [B, S, H, D]. Padding gives zeros."""
+    if blocks is None:
+        if attention_mask is not None and attention_mask.numel() == 0:
+            raise ValueError(f"{type(module).__name__} does not hand on `blocks`; use attn_implementation='eager'")
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+        return out, None
+    key, value = (repeat_kv(part, query.shape[1] // part.shape[1]) for part in (key, value))
+    rows: list[list[Tensor]] = [[] for _ in query]
+    filled = [0] * len(rows)
+
+    def pad(row: int, until: int) -> None:
+        if filled[row] < until:
+            rows[row].append(query.new_zeros(1, query.shape[1], until - filled[row], value.shape[-1]))
+
+    for block in blocks:
+        pad(block.row, block.start)
+        place = slice(block.row, block.row + 1), slice(None), slice(block.start, block.stop)
+        heard = block.attend(query[place], key[place], value[place], sliding_window, dropout_p=dropout, scale=scaling)
+        rows[block.row].append(heard)
+        filled[block.row] = block.stop
+    for row in range(len(rows)):
+        pad(row, query.shape[2])
+    return torch.cat([torch.cat(parts, dim=2) for parts in rows]).transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(BLOCKS, block_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(BLOCKS, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+def prefer_blocks(language_model: Any) -> bool:
+    """Attend clip by clip where the language model would use sdpa; whether it does."""
+    if language_model.config._attn_implementation == "sdpa":
+        language_model.set_attn_implementation(BLOCKS)
+    return bool(language_model.config._attn_implementation == BLOCKS)
 
 
 def visible(clip_ids_BS: Tensor, branch_ids_BS: Tensor) -> Tensor:

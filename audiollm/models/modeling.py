@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
-from audiollm.models.attention import branch_mask
+from audiollm.models.attention import BLOCKS, blocks_of, branch_mask
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import build_connector
 from audiollm.models.encoders import encoder_class
@@ -98,7 +98,12 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
             inputs_embeds = self.embed(input_ids, input_values, input_values_mask)
         mask: Any = attention_mask
         if branch_ids is not None:
-            mask = branch_mask(self.language_model.config, clip_ids, branch_ids, position_ids, inputs_embeds.dtype)
+            config: Any = self.language_model.config
+            if config._attn_implementation == BLOCKS:
+                kwargs["blocks"] = blocks_of(clip_ids, branch_ids, position_ids)
+                mask = inputs_embeds.new_zeros(1, 1, 0, 0)  # so that the language model makes none of its own
+            else:
+                mask = branch_mask(config, clip_ids, branch_ids, position_ids, inputs_embeds.dtype)
             kwargs["use_cache"] = False
         return self.language_model(
             inputs_embeds=inputs_embeds, attention_mask=mask, position_ids=position_ids, **kwargs

@@ -9,6 +9,7 @@ runs/NAME/run.json                      which stages are done, with their settin
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from audiollm.conversation import Row
 from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings, SoundCache, with_sound
 from audiollm.data.sources import Problems, fingerprint, load_rows, missing_file, of_tasks
+from audiollm.models.attention import BLOCKS, prefer_blocks
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
 from audiollm.models.locate import resolve_checkpoint
@@ -367,6 +369,7 @@ def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
     prepare_lora(model, stage)
     if "connector" in stage.train and "connector" not in model.trained_parts:
         match_connector_scale(model)
+    prefer_blocks(model.model.language_model)
     return select_trainable(model, list(stage.train))
 
 
@@ -420,7 +423,7 @@ def build_trainer(
     train = recordings(data.train)
     collator = Collator(
         built.processor.tokenizer.pad_token_id or 0,
-        pack_tokens=stage.data.pack_tokens,
+        pack_tokens=stage.data.pack_tokens or pack_tokens_for(built.model),
         targets=[objective.targets for objective in objectives.values()],
     )
     trainer = StageTrainer(
@@ -439,6 +442,12 @@ def build_trainer(
         trainer.remove_callback(callback)
     trainer.add_callback(StageProgress(name, trainer))
     return trainer
+
+
+def pack_tokens_for(model: AudioLLMForConditionalGeneration) -> int | None:
+    """All clips of a micro-batch in one sequence where attention skips what they do not see of each other."""
+    language_model: Any = model.model.language_model
+    return sys.maxsize if language_model.config._attn_implementation == BLOCKS else None
 
 
 def count_groups(recordings: Recordings, counts: list[tuple[int, float]]) -> list[tuple[int, float]]:

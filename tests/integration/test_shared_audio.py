@@ -12,6 +12,9 @@ from tiny import LLMS, RATE, tiny, tones
 from audiollm.conversation import AudioPart, Message, Row, TextPart
 from audiollm.data.collate import Collator, pad_waveforms
 from audiollm.data.dataset import Recordings
+from audiollm.models import attention as attention_module
+from audiollm.models.attention import prefer_blocks
+from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora, part_of, select_trainable
 from audiollm.models.modeling import IGNORE_INDEX
 
@@ -108,7 +111,7 @@ def assert_as_separate_rows(built, rows, *, pack_tokens=200, supervise="last"):
     return packed, recordings
 
 
-def ready(llm="qwen3", attention="sdpa", parts=("encoder", "connector", "llm"), **changes):
+def ready(llm="qwen3", attention="blocks", parts=("encoder", "connector", "llm"), **changes):
     """A model with these parts set to train; without dropout both ways are the same function."""
     built = tiny(llm, **changes)
     if "lora" in parts:
@@ -116,19 +119,49 @@ def ready(llm="qwen3", attention="sdpa", parts=("encoder", "connector", "llm"), 
         for name, parameter in built.model.named_parameters():
             if part_of(name) == "lora":
                 parameter.data.normal_(0, 0.2)
-    built.model.set_attn_implementation(attention)
+    built.model.set_attn_implementation("sdpa" if attention == "blocks" else attention)
+    if attention == "blocks":
+        assert prefer_blocks(built.model.model.language_model)
     select_trainable(built.model, parts)
     built.model.train()
     return built
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["blocks", "sdpa", "eager"])
 @pytest.mark.parametrize("llm", LLMS)
 def test_packed_questions_have_the_loss_and_gradients_of_separate_rows(llm, attention):
     packed, _ = assert_as_separate_rows(ready(llm, attention), QUESTIONS)
     assert len(packed["input_values"]) == 2  # each clip is heard once
     if llm.endswith("window") or llm == "gemma3":  # the window is shorter than the rows, so that it matters
         assert LLMS[llm]["sliding_window"] < int(packed["position_ids"].max())
+
+
+@pytest.mark.parametrize("llm", LLMS)
+def test_long_blocks_whose_trunk_is_attended_by_itself_are_exact(llm, monkeypatch):
+    monkeypatch.setattr(attention_module, "WORTH_TWO_CALLS", 1)
+    assert_as_separate_rows(ready(llm), EVERYTHING, pack_tokens=2000)
+
+
+def test_a_language_model_that_does_not_hand_on_the_blocks_is_refused_and_not_wrong():
+    built = ready()
+    packed, _ = packed_batch(built, QUESTIONS, pack_tokens=200)
+    attention = built.model.model.language_model.layers[0].self_attn
+    forward = attention.forward
+    attention.forward = lambda *args, blocks, **kwargs: forward(*args, **kwargs)
+    with pytest.raises(ValueError, match="Qwen3Attention does not hand on `blocks`; use attn_implementation='eager'"):
+        built.model(**{name: value for name, value in packed.items() if name not in ("row_ids", "problems")})
+
+
+def test_without_packed_clips_blocks_are_sdpa(tmp_path):
+    """Generation after training goes on with the same model; a checkpoint does not know of it."""
+    built, other = ready(), ready(attention="sdpa")
+    for model in (built.model, other.model):
+        model.eval()
+    inputs = separate_batch(built, QUESTIONS)
+    inputs.pop("labels")
+    assert torch.equal(built.model(**inputs).logits, other.model(**inputs).logits)
+    save_checkpoint(built.model, built.processor, tmp_path / "saved")
+    assert "blocks" not in (tmp_path / "saved" / "config.json").read_text()
 
 
 def test_a_trunk_with_the_question_in_it_is_exact():
@@ -160,7 +193,7 @@ def test_conversations_of_several_turns_are_exact(supervise):
     assert_as_separate_rows(ready(), TURNS, supervise=supervise)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["blocks", "sdpa", "eager"])
 def test_adapters_are_trained_exactly(attention):
     assert_as_separate_rows(ready("qwen2", attention, parts=("connector", "lora")), EVERYTHING)
 
