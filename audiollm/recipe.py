@@ -201,6 +201,8 @@ class DataSettings(Settings):
     """Tokens in one packed sequence; null packs a micro-batch into one, or with eager attention keeps clips apart."""
     group_by_length: bool = True
     """Whether clips of like length share a batch, which spares padding; false mixes them, so that batches vary."""
+    cache_features: bool = False
+    """Whether what a frozen encoder gives is kept on disk (bfloat16): each clip is encoded once for all stages."""
     supervise: Literal["last", "all"] = "last"
     """Which of the assistant's turns the loss counts."""
 
@@ -351,6 +353,8 @@ class Recipe(Settings):
     """Of everything that is drawn at random."""
     audio_cache_gib: NonNegativeFloat = 1.0
     """Memory for decoded clips, in GiB a process, so that later epochs and stages need not decode them again."""
+    feature_cache_gib: NonNegativeFloat = 50.0
+    """Room for `cache_features`, in GiB under `${data}/features`; what does not fit is encoded whenever it is heard."""
     prepare: dict[str, Annotated[dict[str, Any], BeforeValidator(lambda options: options or {})]] = Field(default={})
     """Rows that a data converter makes when they are not there yet: converter -> its options."""
     model: ModelSettings

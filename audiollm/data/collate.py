@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from audiollm.conversation import AudioPart
-from audiollm.data.dataset import Example
+from audiollm.data.dataset import Example, Sounding, num_samples
+from audiollm.data.features import Frames
 from audiollm.data.packing import IGNORE_INDEX, PackedSequence, best_fit, join
 
 PADDING = -1  # the clip id of padding
@@ -27,6 +28,10 @@ class Batch(TypedDict, total=False):
     shift_labels: Tensor  # [B, S] int64; the token that this position predicts, or IGNORE_INDEX
     input_values: Tensor  # [N, L] float32 in [-1, 1]; all clips of the batch, in prompt order
     input_values_mask: Tensor  # [N, L] bool; False after a clip's end
+    audio_frames: Tensor  # [K, T, C] bfloat16; of clips that a frozen encoder heard before, which have no samples
+    audio_frames_mask: Tensor  # [K, T] bool; False after a clip's end
+    audio_is_cached: Tensor  # [N] bool; which of all clips, in prompt order, have frames
+    num_samples: int  # of all clips
     row_ids: list[str]
     problems: list[str]
 
@@ -52,7 +57,10 @@ class Collator:
         if any(example.sequences for example in examples):
             tokens, ordered = self.pack(examples)
             batch |= tokens
-        batch |= pad_waveforms([w for example in ordered for w in example.waveforms])
+        sounds = [sound for example in ordered for sound in example.sounds]
+        batch["num_samples"] = sum(map(num_samples, sounds))
+        batch |= pad_waveforms([sound for sound in sounds if not isinstance(sound, Frames)])
+        batch |= pad_frames(sounds)
         clips = [clip for example in ordered for clip in example.clips]
         for make in self.targets:
             batch |= make(clips)
@@ -96,4 +104,18 @@ def pad_waveforms(waveforms: Sequence[np.ndarray]) -> dict[str, Tensor]:
     return {
         "input_values": torch.from_numpy(values),
         "input_values_mask": torch.arange(values.shape[1]) < lengths[:, None],
+    }
+
+
+def pad_frames(sounds: Sequence[Sounding]) -> dict[str, Tensor]:
+    """Kept frames padded with zeros to the longest [K, T, C], their mask, and which sounds they are of; or nothing."""
+    kept = [sound.frames_TC for sound in sounds if isinstance(sound, Frames)]
+    if not kept:
+        return {}
+    lengths = torch.tensor([len(frames) for frames in kept])
+    frames_KTC = torch.nn.utils.rnn.pad_sequence(kept, batch_first=True)
+    return {
+        "audio_frames": frames_KTC,
+        "audio_frames_mask": torch.arange(frames_KTC.shape[1]) < lengths[:, None],
+        "audio_is_cached": torch.tensor([isinstance(sound, Frames) for sound in sounds]),
     }

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Row, RowError
+from audiollm.data.features import FeatureStore, Frames
 from audiollm.data.packing import IGNORE_INDEX, PackedSequence, Tokens, pack_branches, trunk_length
 
 Sound = Literal["sound", "as_description", "omit"]
@@ -36,12 +37,16 @@ class Renderer(Protocol):
         ...
 
 
+Sounding = np.ndarray | Frames
+"""A clip as training hears it: mono float32 samples [L], or what a frozen encoder made of them before."""
+
+
 @dataclass(frozen=True)
 class Example:
     """The questions of one recording: packed sequences and the clips that they hear."""
 
     sequences: tuple[PackedSequence, ...]
-    waveforms: tuple[np.ndarray, ...]  # mono float32 [L], in the order of the prompts
+    sounds: tuple[Sounding, ...]  # in the order of the prompts
     clips: tuple[AudioPart, ...]
     row_ids: tuple[str, ...]
     problem: str | None = None
@@ -60,6 +65,7 @@ class Recordings(Dataset[Example]):
         supervise: Literal["last", "all"] = "last",
         with_text: bool = True,
         sounds: "SoundCache | None" = None,
+        features: FeatureStore | None = None,
     ) -> None:
         self.rows = rows
         self.groups = group_rows(rows)
@@ -69,6 +75,7 @@ class Recordings(Dataset[Example]):
         self.supervise = supervise
         self.with_text = with_text
         self.sounds = sounds or SoundCache(0)
+        self.features = features
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -80,17 +87,17 @@ class Recordings(Dataset[Example]):
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, number = key
         rows = self.choose(epoch, number)
-        waveforms, clips, problem = self.listen(rows[0])
+        sounds, clips, problem = self.listen(rows[0])
         row_ids = tuple(row.id or row.origin for row in rows)
         if not self.with_text:
-            return Example((), waveforms, clips, row_ids, problem)
-        rendered = [tokens for row in rows for tokens in self.render(row, waveforms)]
+            return Example((), sounds, clips, row_ids, problem)
+        rendered = [tokens for row in rows for tokens in self.render(row, sounds)]
         parts = split_by_audio(rendered, self.renderer.audio_token_id)
         sequences = tuple(pack_branches(part) for part in parts)
         if problem:
             sequences = tuple(replace(s, shift_labels=np.full_like(s.shift_labels, IGNORE_INDEX)) for s in sequences)
         heard = [number for part in parts for number in range(part[0].num_clips)]
-        return Example(sequences, tuple(waveforms[i] for i in heard), tuple(clips[i] for i in heard), row_ids, problem)
+        return Example(sequences, tuple(sounds[i] for i in heard), tuple(clips[i] for i in heard), row_ids, problem)
 
     def choose(self, epoch: int, number: int) -> Sequence[Row]:
         """All questions of a clip, or some of them, others in each epoch."""
@@ -99,23 +106,34 @@ class Recordings(Dataset[Example]):
             return rows
         return random.Random(f"{self.seed}/{epoch}/{number}").sample(rows, self.questions_per_clip)
 
-    def listen(self, row: Row) -> tuple[tuple[np.ndarray, ...], tuple[AudioPart, ...], str | None]:
-        """The clips and their samples; a broken one becomes a short silence of no words, and the problem names it."""
-        waveforms, clips, problem = [], [], None
+    def listen(self, row: Row) -> tuple[tuple[Sounding, ...], tuple[AudioPart, ...], str | None]:
+        """The clips and their sound; a broken one becomes a short silence of no words, and the problem names it."""
+        sounds: list[Sounding] = []
+        clips, problem = [], None
         for clip in row.clips:
             try:
-                waveforms.append(self.sounds.load(clip, self.renderer.sampling_rate))
+                sounds.append(self.hear(clip))
                 clips.append(clip)
             except (AudioError, RowError) as error:
                 problem = f"{row.origin}: {error}"
-                waveforms.append(np.zeros(self.renderer.sampling_rate // 10, np.float32))
+                sounds.append(np.zeros(self.renderer.sampling_rate // 10, np.float32))
                 clips.append(replace(clip, transcript=None, description=None))
-        return tuple(waveforms), tuple(clips), problem
+        return tuple(sounds), tuple(clips), problem
 
-    def render(self, row: Row, waveforms: Sequence[np.ndarray]) -> list[Tokens]:
+    def hear(self, clip: AudioPart) -> Sounding:
+        """What the encoder made of the clip, where that is kept, or else its samples; AudioError if unreadable."""
+        frames = None if self.features is None else self.features.of(clip)
+        return self.sounds.load(clip, self.renderer.sampling_rate) if frames is None else frames
+
+    def render(self, row: Row, sounds: Sequence[Sounding]) -> list[Tokens]:
         """The row's token sequences (one, unless its template rewrites the history of a conversation)."""
-        rendered = self.renderer.render(row.messages, [len(w) for w in waveforms], supervise=self.supervise)
+        rendered = self.renderer.render(row.messages, [num_samples(s) for s in sounds], supervise=self.supervise)
         return [Tokens(one.input_ids, one.supervised, one.num_clips) for one in rendered]
+
+
+def num_samples(sound: Sounding) -> int:
+    """The length of a clip, in samples of the model's rate."""
+    return sound.num_samples if isinstance(sound, Frames) else len(sound)
 
 
 class SoundCache:

@@ -16,7 +16,7 @@ from audiollm.models.attention import BLOCKS, blocks_of, branch_mask
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import build_connector
 from audiollm.models.encoders import encoder_class
-from audiollm.models.splice import repeat_by_row, splice
+from audiollm.models.splice import Kept, merge_frames, repeat_by_row, splice
 
 IGNORE_INDEX = -100
 
@@ -68,16 +68,21 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
                 part.eval()
         return self
 
-    def get_audio_frames(self, input_values: Tensor, input_values_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder output [N, T, C] and its mask; no graph is kept for a frozen encoder."""
+    def get_audio_frames(
+        self, input_values: Any, input_values_mask: Any, kept: Kept | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Encoder output [N, T, C] and its mask, kept ones among them; no graph is kept for a frozen encoder."""
+        if input_values is None and kept is not None:
+            return kept.frames_KTC.to(self.audio_tower.dtype), kept.mask_KT
         with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(self.audio_tower)):
-            return self.audio_tower(input_values, input_values_mask)
+            frames_NTC, mask_NT = self.audio_tower(input_values, input_values_mask)
+        return (frames_NTC, mask_NT) if kept is None else merge_frames(frames_NTC, mask_NT, kept)
 
     def get_audio_features(
-        self, input_values: Tensor, input_values_mask: Tensor, **_: Any
+        self, input_values: Any, input_values_mask: Any, kept: Kept | None = None, **_: Any
     ) -> BaseModelOutputWithPooling:
         """All clips' vectors for the language model, one after another: `pooler_output` [M, D]."""
-        frames_NTC, mask_NT = self.get_audio_frames(input_values, input_values_mask)
+        frames_NTC, mask_NT = self.get_audio_frames(input_values, input_values_mask, kept)
         vectors_NKD, mask_NK = self.connector(frames_NTC.to(self.connector.output.weight.dtype), mask_NT)
         return BaseModelOutputWithPooling(last_hidden_state=frames_NTC, pooler_output=vectors_NKD[mask_NK])
 
@@ -91,11 +96,18 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
         position_ids: Any = None,
         branch_ids: Any = None,
         clip_ids: Any = None,
+        audio_frames: Tensor | None = None,
+        audio_frames_mask: Any = None,
+        audio_is_cached: Any = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states [B, S, D]; with `branch_ids` the sequences are packed trunks and branches."""
+        """Hidden states [B, S, D]; with `branch_ids` the sequences are packed trunks and branches.
+
+        `audio_frames` [K, T, C] are what a frozen encoder made of the clips that `audio_is_cached` [N] names.
+        """
         if inputs_embeds is None:
-            inputs_embeds = self.embed(input_ids, input_values, input_values_mask)
+            kept = None if audio_frames is None else Kept(audio_frames, audio_frames_mask, audio_is_cached)
+            inputs_embeds = self.embed(input_ids, input_values, input_values_mask, kept)
         mask: Any = attention_mask
         if branch_ids is not None:
             config: Any = self.language_model.config
@@ -109,15 +121,17 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
             inputs_embeds=inputs_embeds, attention_mask=mask, position_ids=position_ids, **kwargs
         )
 
-    def embed(self, input_ids_BS: Any, input_values: Tensor | None, input_values_mask: Any) -> Tensor:
+    def embed(
+        self, input_ids_BS: Any, input_values: Tensor | None, input_values_mask: Any, kept: Kept | None = None
+    ) -> Tensor:
         """Text embeddings [B, S, D] with the audio vectors in the places of the placeholders."""
         is_audio_BS = input_ids_BS.eq(self.config.placeholder_id)
         text_BSD = self.get_input_embeddings()(input_ids_BS.masked_fill(is_audio_BS, 0))
-        if input_values is None:
+        if input_values is None and kept is None:
             if is_audio_BS.any():
                 raise ValueError("prompt has audio placeholders but no input_values; pass what the processor returned")
             return text_BSD + self.silence() if self.every_rank_must_listen() else text_BSD
-        audio_MD: Any = self.get_audio_features(input_values, input_values_mask).pooler_output
+        audio_MD: Any = self.get_audio_features(input_values, input_values_mask, kept).pooler_output
         return splice(text_BSD, is_audio_BS, audio_MD)
 
     def every_rank_must_listen(self) -> bool:

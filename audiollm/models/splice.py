@@ -1,11 +1,34 @@
 """Where audio vectors take the place of placeholders in the prompt. Pure functions.
 
-Shapes: B rows, S tokens, D width, M audio vectors.
+Shapes: B rows, S tokens, D width, M audio vectors, N clips, K of them kept, T frames, C encoder width.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
+
+
+class Kept(NamedTuple):
+    """What a frozen encoder made of some clips before: frames [K, T, C], mask [K, T], and which of all clips [N]."""
+
+    frames_KTC: Tensor
+    mask_KT: Tensor
+    is_kept_N: Tensor
+
+
+def merge_frames(frames_NTC: Tensor, mask_NT: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
+    """New frames and kept ones in the order of the clips: [N, T, C] and mask, T that of the longest."""
+    longest = max(frames_NTC.shape[1], kept.frames_KTC.shape[1])
+    merged_NTC = frames_NTC.new_zeros(len(kept.is_kept_N), longest, frames_NTC.shape[2])
+    merged_mask_NT = mask_NT.new_zeros(len(kept.is_kept_N), longest)
+    for is_here_N, frames, mask in (
+        (~kept.is_kept_N, frames_NTC, mask_NT),
+        (kept.is_kept_N, kept.frames_KTC, kept.mask_KT),
+    ):
+        merged_NTC[is_here_N, : frames.shape[1]] = frames.to(frames_NTC.dtype)
+        merged_mask_NT[is_here_N, : frames.shape[1]] = mask
+    return merged_NTC, merged_mask_NT
 
 
 def splice(text_BSD: Tensor, is_audio_BS: Tensor, audio_MD: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.splice import Kept
 from audiollm.training.objectives import Objective
 from audiollm.training.objectives.base import Heard
 
@@ -51,8 +52,10 @@ class StageModel(nn.Module):
         base = self.model.model
         heard = Heard(self.model)
         if any(objective.needs_frames for objective in self.objectives.values()):
-            if "input_values" in batch:
-                frames = base.get_audio_frames(batch["input_values"], batch["input_values_mask"])
+            if "input_values" in batch or "audio_frames" in batch:
+                names = ("audio_frames", "audio_frames_mask", "audio_is_cached")
+                kept = Kept(*(batch[name] for name in names)) if "audio_frames" in batch else None
+                frames = base.get_audio_frames(batch.get("input_values"), batch.get("input_values_mask"), kept)
                 heard.frames_NTC, heard.mask_NT = frames
             elif base.every_rank_must_listen():
                 heard.silence = base.silence()

@@ -28,6 +28,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from audiollm.conversation import Row
 from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings, SoundCache, with_sound
+from audiollm.data.features import FeatureStore
 from audiollm.data.sources import Problems, fingerprint, load_rows, missing_file, of_tasks
 from audiollm.models.attention import BLOCKS, prefer_blocks
 from audiollm.models.checkpoint import save_checkpoint
@@ -39,6 +40,7 @@ from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
+from audiollm.training.features import fill, open_store
 from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
 from audiollm.training.signals import StopOnSignal, Stopped
@@ -156,6 +158,10 @@ def run_recipe(
     data = {name: StageData.load(recipe, recipe.stages[name]) for name in todo}
     for name in todo:
         check_objectives(recipe, name, data[name].train)
+        if recipe.stages[name].data.cache_features and "encoder" in recipe.stages[name].train:
+            raise recipe.error(
+                f"stages.{name}.data.cache_features", "keeps what a frozen encoder hears, and this stage trains it"
+            )
     with run.alone():
         (run.path / "recipe.yaml").write_text(recipe.to_yaml())
         built: Built | None = None
@@ -319,9 +325,13 @@ def train_stage(
     interrupted = (work / "settings.json").is_file()
     run.begin(name, stage_settings(recipe, name))
     logs = run.path / "logs" / name
-    trainer = build_trainer(recipe, name, built, objectives, data, work, logs, sounds, deepspeed)
+    store = open_store(recipe, built.model.model.audio_tower) if stage.data.cache_features else None
+    trainer = build_trainer(recipe, name, built, objectives, data, work, logs, sounds, deepspeed, store)
     describe(name, trainable, trainer)
     last = get_last_checkpoint(str(work))
+    if store is not None:
+        rows = [*data.train, *data.validation]
+        fill(store, built.model.model.audio_tower, rows, trainer.accelerator)
     if interrupted:
         where = f"goes on after step {last.rpartition('-')[2]}" if last else "starts again: it had no resume point yet"
         print(f"stage {name} was interrupted and {where} (one every {trainer.args.save_steps:g} steps)")
@@ -404,6 +414,7 @@ def build_trainer(
     logs: Path,
     sounds: SoundCache,
     deepspeed: str | None,
+    features: FeatureStore | None = None,
 ) -> StageTrainer:
     """The trainer of a stage."""
     stage = recipe.stages[name]
@@ -418,6 +429,7 @@ def build_trainer(
             supervise=stage.data.supervise,
             with_text=with_text,
             sounds=sounds,
+            features=features,
         )
 
     train = recordings(data.train)

@@ -33,8 +33,7 @@ class Throughput:
             if "clip_ids" in batch:
                 self.tokens += int((batch["clip_ids"] != PADDING).sum())
                 self.slots += batch["clip_ids"].numel()
-            if "input_values_mask" in batch:
-                self.samples += int(batch["input_values_mask"].sum())
+            self.samples += batch["num_samples"]
 
     def take(self) -> dict[str, float]:
         """Rates since the last call, for the log."""

@@ -15,9 +15,12 @@ from tiny import ENCODER, LLM, QFORMER, RATE, checksum, tone
 from transformers import TrainerCallback
 
 from audiollm.audio import write
+from audiollm.data import features
+from audiollm.models.encoders.whisper import WhisperAudioEncoder
 from audiollm.models.freezing import part_of
 from audiollm.recipe import RecipeError, load_recipe
 from audiollm.training import dry_run, run_recipe, stages
+from audiollm.training import features as training_features
 from audiollm.training.trainer import StageTrainer
 
 PITCHES = {"low": 300, "middle": 900, "high": 2700}
@@ -764,3 +767,95 @@ def test_training_starts_from_a_given_checkpoint(finished, corpus, tmp_path):
     before, after = weights(run / "instruct"), weights(folder)
     assert before.keys() == after.keys()
     assert {part_of(name) for name in before if not torch.equal(before[name], after[name])} == {"connector"}
+
+
+# ------------------------------------------------------------------------------------------------ what was heard before
+
+
+def cached(corpus, folder, *overrides, train=None, **data):
+    """Two stages with a frozen encoder, of two epochs each."""
+    sources = {
+        "train": [{"path": str(corpus / "train.jsonl")}],
+        "validation": [{"path": str(corpus / "validation.jsonl")}],
+    }
+    one = {"data": sources | data, "trainer": {"max_steps": 8, "eval_steps": 8}}
+    align = stage(corpus, train or ["connector"], {"language_modeling": 1}, **one)
+    listen = stage(corpus, ["connector"], {"language_modeling": 1, "contrastive": 0.1}, **one)
+    return recipe_of(folder, corpus, {"align": align, "again": listen}, f"data={folder / 'data'}", *overrides)
+
+
+def losses(folder):
+    record = json.loads((folder / "run" / "run.json").read_text())["stages"]
+    return [value for one in record.values() for _, value in one["loss"] + one["validation"]]
+
+
+def count_encoded(monkeypatch):
+    """The clips that the encoder hears, and for how many it is run."""
+    counted = []
+    forward = WhisperAudioEncoder.forward
+
+    def listen(encoder, values, mask):
+        counted.append(len(values))
+        return forward(encoder, values, mask)
+
+    monkeypatch.setattr(WhisperAudioEncoder, "forward", listen)
+    return counted
+
+
+@pytest.mark.parametrize("gib", [1.0, 6e-6], ids=["everything is kept", "half of it is kept"])
+def test_kept_features_give_the_same_losses_and_every_clip_is_encoded_once(corpus, tmp_path, monkeypatch, gib):
+    monkeypatch.setattr(features, "SHARD_BYTES", 1)
+    monkeypatch.setattr(training_features, "BATCH_SECONDS", 2.0)
+    run_recipe(cached(corpus, tmp_path / "plain"))
+    encoded = count_encoded(monkeypatch)
+    recipe = cached(corpus, tmp_path / "kept", f"feature_cache_gib={gib}", cache_features=True)
+    run_recipe(recipe)
+    heard = (
+        sum(encoded) - 2 * 1
+    )  # a connector's scale is matched on one clip of noise, when the model is built and trained
+    assert heard == 20 if gib == 1.0 else heard > 20
+    for kept, plain in zip(losses(tmp_path / "kept"), losses(tmp_path / "plain"), strict=True):
+        assert kept == pytest.approx(plain, rel=0.01)
+    encoded.clear()
+    again = cached(
+        corpus,
+        tmp_path / "second",
+        f"feature_cache_gib={gib}",
+        f"data={tmp_path / 'kept' / 'data'}",
+        cache_features=True,
+    )
+    run_recipe(again)
+    if gib == 1.0:  # another run of the same encoder
+        assert sum(encoded) == 2 and losses(tmp_path / "second") == losses(tmp_path / "kept")
+
+
+def test_features_of_a_damaged_file_are_encoded_again(corpus, tmp_path, monkeypatch):
+    run_recipe(cached(corpus, tmp_path / "one", cache_features=True))
+    (shard,) = (tmp_path / "one" / "data" / "features").rglob("*.safetensors")
+    for damaged in (shard.read_bytes()[:-5], bytes([*shard.read_bytes()[:-5], 1, 2, 3, 4, 5])):
+        shard.write_bytes(damaged)
+        features.opened.cache_clear()
+        folder = tmp_path / f"after-{len(damaged)}"
+        run_recipe(cached(corpus, folder, f"data={tmp_path / 'one' / 'data'}", cache_features=True))
+        assert losses(folder) == pytest.approx(losses(tmp_path / "one"), rel=0.01)
+
+
+def test_features_of_an_encoder_that_trains_are_refused(corpus, tmp_path, no_model):
+    with pytest.raises(
+        RecipeError, match=r"align\.data\.cache_features keeps what a frozen encoder hears, and this stage"
+    ):
+        run_recipe(cached(corpus, tmp_path, train=["encoder", "connector"], cache_features=True))
+
+
+def test_a_broken_clip_among_kept_ones_is_named_and_learned_from_nowhere(corpus, tmp_path):
+    rows = (corpus / "train.jsonl").read_text()
+    (corpus / "broken.wav").write_bytes(b"junk")
+    (corpus / "some_broken.jsonl").write_text(rows + rows.splitlines()[0].replace("0.wav", "broken.wav") + "\n")
+    for kept in (False, True):
+        source = [{"path": str(corpus / "some_broken.jsonl")}]
+        data = {"train": source, "cache_features": kept}
+        only = stage(corpus, ["connector"], {"language_modeling": 1}, data=data, trainer={"max_steps": 6})
+        run_recipe(recipe_of(tmp_path / str(kept), corpus, {"only": only}, f"data={tmp_path / 'data'}"))
+        record = json.loads((tmp_path / str(kept) / "run" / "run.json").read_text())["stages"]["only"]
+        assert len(record["problems"]) == 1 and "broken.wav" in record["problems"][0]
+    assert losses(tmp_path / "True") == pytest.approx(losses(tmp_path / "False"), rel=0.01)

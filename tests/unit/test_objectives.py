@@ -208,7 +208,7 @@ def test_targets_follow_the_order_of_the_clips_in_a_packed_batch(built):
     examples = [recordings[0, number] for number in (3, 0, 4, 1, 2)]
     encode = built.processor.tokenizer.encode
     expected = {clip.load(RATE).shape[0]: len(encode(clip.transcript or "")) for clip in CLIPS}
-    given, orders = [len(example.waveforms[0]) for example in examples], set()
+    given, orders = [len(example.sounds[0]) for example in examples], set()
     for pack_tokens in range(40, 200, 10):
         collator = Collator(0, pack_tokens=pack_tokens, targets=[stage.objectives["ctc"].targets])
         batch = collator(examples)

@@ -11,7 +11,7 @@ from audiollm.training.objectives.base import Heard, Objective
 
 ARGUMENTS = (
     "input_ids", "position_ids", "branch_ids", "clip_ids", "attention_mask", "shift_labels",
-    "input_values", "input_values_mask",
+    "input_values", "input_values_mask", "audio_frames", "audio_frames_mask", "audio_is_cached",
 )  # fmt: skip
 
 
