@@ -207,6 +207,7 @@ def build_ours(work: Work, gate: Any, settings: list[str]) -> Any:
     from audiollm.models.parts import build
     from audiollm.recipe import load_recipe
     from audiollm.training import stages
+    from audiollm.training.features import fill, open_store
 
     folder = Path(work.folder)
     rows = str(folder / "rows.jsonl")
@@ -226,7 +227,7 @@ def build_ours(work: Work, gate: Any, settings: list[str]) -> Any:
         },
     }  # fmt: skip
     written = {
-        "name": "throughput", "output": str(folder / "ours"), "seed": work.seed,
+        "name": "throughput", "output": str(folder / "ours"), "data": str(folder), "seed": work.seed,
         "model": {"encoder": encoder, "connector": connector, "llm": llm | tokenizer},
         "stages": {"instruct": stage},
     }  # fmt: skip
@@ -238,9 +239,15 @@ def build_ours(work: Work, gate: Any, settings: list[str]) -> Any:
     stages.prepare_model(built, settled)
     objectives = stages.build_objectives(settled, built)
     data = stages.StageData.load(recipe, settled)
+    tower = built.model.model.audio_tower
+    store = open_store(recipe, tower) if settled.data.cache_features else None
     trainer = stages.build_trainer(
-        recipe, "instruct", built, objectives, data, folder / "ours", folder / "logs", SoundCache(2**30), None
+        recipe, "instruct", built, objectives, data, folder / "ours", folder / "logs", SoundCache(2**30), None, store
     )
+    if store is not None:
+        started = time.perf_counter()
+        fill(store, tower, data.train, trainer.accelerator)
+        trainer.encoding_seconds = time.perf_counter() - started  # type: ignore[attr-defined]
     trainer.add_callback(gate)
     return trainer
 
@@ -288,7 +295,9 @@ def side(name: str, work: Work, settings: list[str], threads: int, connection: A
     trainer.train()
     scale = trainer.args.gradient_accumulation_steps if name == "peer" else 1  # Qwen2-Audio's mean is not divided
     losses = [entry["loss"] / scale for entry in trainer.state.log_history if "loss" in entry]
-    connection.send({"losses": losses, "peak_gib": memory_gib("VmHWM") - own, "own_gib": own})
+    encoding = getattr(trainer, "encoding_seconds", 0.0)
+    peak = memory_gib("VmHWM") - own
+    connection.send({"losses": losses, "peak_gib": peak, "own_gib": own, "encoding": encoding})
 
 
 def matrix_rate(threads: int) -> float:
@@ -337,6 +346,7 @@ def figures(work: Work, found: dict[str, Any]) -> dict[str, Any]:
         "step_seconds": statistics.mean(counted),
         "peak_gib_above_model": found["peak_gib"],
         "model_gib": found["own_gib"],
+        "seconds_of_encoding_once": found["encoding"],  # with `cache_features`, before the first step
         "loss_first_third": statistics.mean(losses[:third]),
         "loss_last_third": statistics.mean(losses[-third:]),
         "steps": len(found["seconds"]),
