@@ -277,6 +277,8 @@ class StageSettings(Settings):
     """Rows to train and to validate on."""
     lora: LoraSettings | None = None
     """The adapters, where `lora` trains; null takes the defaults."""
+    max_bad_steps: PositiveInt = 10
+    """So many steps in a row whose loss or gradient is not finite stop the stage; a single one is skipped."""
     trainer: Annotated[dict[str, Any], AfterValidator(check_trainer)] = Field(default={})
     """Any key of transformers' TrainingArguments, except those that this package owns."""
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, Genera
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from audiollm.models.attention import BLOCKS, blocks_of, branch_mask
+from audiollm.models.chunked_loss import cross_entropy_sum
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import build_connector
 from audiollm.models.encoders import encoder_class
@@ -238,8 +239,9 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
     def loss(self, hidden_BSD: Tensor, shift_labels_BS: Tensor, num_items: Tensor | int | None) -> Tensor:
         """Cross-entropy in nats: the sum over supervised tokens divided by their number in the whole step."""
         supervised_BS = shift_labels_BS != IGNORE_INDEX
-        logits_KV = self.project(hidden_BSD[supervised_BS]).float()
-        total = F.cross_entropy(logits_KV, shift_labels_BS[supervised_BS], reduction="sum")
+        hidden_KD, labels_K = hidden_BSD[supervised_BS], shift_labels_BS[supervised_BS]
+        weights = list(self.lm_head.parameters())
+        total = cross_entropy_sum(self.project, hidden_KD, labels_K, self.config.text_config.vocab_size, weights)
         return total / (supervised_BS.sum().clamp(min=1) if num_items is None else num_items)
 
 

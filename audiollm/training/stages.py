@@ -23,7 +23,6 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from audiollm.conversation import Row
 from audiollm.data.collate import Collator
@@ -40,9 +39,11 @@ from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
+from audiollm.training.bad_steps import BadSteps
 from audiollm.training.features import fill, open_store
 from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
+from audiollm.training.resume_points import PREFIX, STATE, newest_whole, written_to
 from audiollm.training.signals import StopOnSignal, Stopped
 from audiollm.training.stage_model import StageModel
 from audiollm.training.trainer import StageTrainer
@@ -105,7 +106,7 @@ class RunFolder:
         if stage in self.stages and (self.path / stage).is_dir():
             refuse_changes(f"stage {stage} was done", self.stages[stage]["settings"], settings, self.path / stage)
             return True
-        if begun.is_file() and get_last_checkpoint(str(begun.parent)):
+        if begun.is_file() and any(begun.parent.glob(f"{PREFIX}*")):
             refuse_changes(f"stage {stage} was begun", json.loads(begun.read_text()), settings, begun.parent)
         return False
 
@@ -328,7 +329,7 @@ def train_stage(
     store = open_store(recipe, built.model.model.audio_tower) if stage.data.cache_features else None
     trainer = build_trainer(recipe, name, built, objectives, data, work, logs, sounds, deepspeed, store)
     describe(name, trainable, trainer)
-    last = get_last_checkpoint(str(work))
+    last = newest_whole(work)
     if store is not None:
         rows = [*data.train, *data.validation]
         fill(store, built.model.model.audio_tower, rows, trainer.accelerator)
@@ -348,14 +349,15 @@ def train_stage(
     built.model.trained_parts = trainer.trained
     built.model.eval()
     if trainer.args.should_save:
-        save_checkpoint(
-            built.model,
-            built.processor,
-            run.path / name,
-            trained=trainer.trained,
-            heads=trainer.stage_model.objectives.state_dict(),
-            recipe=recipe.to_yaml(),
-        )
+        with written_to(run.path / name):
+            save_checkpoint(
+                built.model,
+                built.processor,
+                run.path / name,
+                trained=trainer.trained,
+                heads=trainer.stage_model.objectives.state_dict(),
+                recipe=recipe.to_yaml(),
+            )
         names = list(recipe.stages)
         record = record_of(recipe, name, trainer, data.problems.count)
         run.finish(name, record, later=names[names.index(name) + 1 :])
@@ -447,6 +449,7 @@ def build_trainer(
         collator=collator,
         learning_rates=stage.learning_rates,
         trained=set(built.model.trained_parts) | (set(stage.train) - {"lora"}),
+        bad_steps=BadSteps(name, stage.max_bad_steps),
         group_by_length=stage.data.group_by_length,
         args=training_arguments(recipe, stage, work, logs, bool(data.validation), deepspeed),
     )
@@ -530,7 +533,7 @@ def seconds_before(resume_point: str | None) -> float:
     """What a stage had taken when its last figures before a resume point were logged."""
     if resume_point is None:
         return 0.0
-    history = json.loads((Path(resume_point) / "trainer_state.json").read_text())["log_history"]
+    history = json.loads((Path(resume_point) / STATE).read_text())["log_history"]
     return max((entry.get("seconds", 0.0) for entry in history), default=0.0)
 
 
@@ -545,4 +548,5 @@ def record_of(recipe: Recipe, name: str, trainer: StageTrainer, rows_left_out: i
         "validation": [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry],
         "problems": trainer.throughput.problems,
         "rows_left_out": rows_left_out,
+        "bad_steps": trainer.bad_steps.found,
     }

@@ -25,6 +25,8 @@ from audiollm.data.dataset import Recordings
 from audiollm.data.sampling import BatchSampler
 from audiollm.models.checkpoint import HEADS, MANIFEST, load_tensors, write_checkpoint
 from audiollm.models.freezing import part_of
+from audiollm.training.bad_steps import BadSteps
+from audiollm.training.resume_points import PREFIX, STATE, written_to
 from audiollm.training.stage_model import StageModel
 from audiollm.training.throughput import Throughput
 
@@ -55,6 +57,7 @@ class StageTrainer(Trainer):
         collator: Collator,
         learning_rates: Mapping[str, float],
         trained: set[str],
+        bad_steps: BadSteps,
         group_by_length: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -68,6 +71,9 @@ class StageTrainer(Trainer):
         self.learning_rates = learning_rates
         self.trained = trained
         self.group_by_length = group_by_length
+        self.bad_steps = bad_steps
+        bad_steps.accelerator = self.accelerator
+        self.add_callback(bad_steps)
         self.throughput = Throughput(processor.sampling_rate)
         self.started = time.perf_counter()  # less what was spent before the stage was interrupted
         self.values: dict[str, Any] = defaultdict(float)
@@ -134,8 +140,13 @@ class StageTrainer(Trainer):
         """The stage's loss; ranks average gradients, so each rank's share is multiplied by their number."""
         loss, values = model(batch=inputs, num_items=num_items_in_batch)
         for name, value in values.items():
-            self.values[name] = self.values[name] + value
+            self.values[name] = self.values[name] + value.nan_to_num(0.0, 0.0, 0.0)
         return loss * self.args.world_size
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch, whose loss is looked at."""
+        rows = inputs["row_ids"]
+        return self.bad_steps.note(rows, super().training_step(model, inputs, num_items_in_batch))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """One group of parameters for each part and for the objectives' heads, each with its learning rate."""
@@ -212,7 +223,12 @@ class StageTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Everything that an exact resume needs, under a temporary name that is renamed when it is whole."""
-        target = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        target = Path(str(self.args.output_dir)) / f"{PREFIX}{self.state.global_step}"
+        with written_to(target):
+            self.write_resume_point(model, target)
+
+    def write_resume_point(self, model: Any, target: Path) -> None:
+        """The files of a resume point, on every rank, and older ones removed."""
         partial = target.with_name(target.name + ".partial")
         if self.args.should_save:
             shutil.rmtree(partial, ignore_errors=True)
@@ -243,7 +259,7 @@ class StageTrainer(Trainer):
         for callback in [*self.callback_handler.callbacks, self.control]:
             if isinstance(callback, ExportableState):
                 states[type(callback).__name__] = callback.state()
-        self.state.save_to_json(str(folder / "trainer_state.json"))
+        self.state.save_to_json(str(folder / STATE))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """A small checkpoint of the model and the objectives' heads; no pickled arguments."""

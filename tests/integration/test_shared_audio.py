@@ -13,6 +13,7 @@ from audiollm.conversation import AudioPart, Message, Row, TextPart
 from audiollm.data.collate import Collator, pad_waveforms
 from audiollm.data.dataset import Recordings
 from audiollm.models import attention as attention_module
+from audiollm.models import chunked_loss
 from audiollm.models.attention import prefer_blocks
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora, part_of, select_trainable
@@ -233,3 +234,24 @@ def test_the_loss_is_that_of_transformers_own_language_model():
     logits = built.model.lm_head(hidden.last_hidden_state)[:, :-1].flatten(0, 1)
     expected = F.cross_entropy(logits, batch["labels"][:, 1:].flatten(), ignore_index=IGNORE_INDEX)
     torch.testing.assert_close(built.model(**batch).loss, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("llm", ["qwen3", "gemma3"])
+@pytest.mark.parametrize("parts", [("connector", "lora"), ("connector", "llm")], ids=["frozen head", "trained head"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_loss_in_chunks_is_the_loss_at_once(llm, parts, tied, monkeypatch):
+    built = ready(llm, parts=parts, tie_word_embeddings=tied)
+    packed, _ = packed_batch(built, EVERYTHING, pack_tokens=2000)
+    batch = {name: value for name, value in packed.items() if name not in ("row_ids", "problems")}
+    at_once, gradients = loss_and_gradients(built.model, batch, 50)
+    calls = []
+    project = type(built.model).project
+    monkeypatch.setattr(type(built.model), "project", lambda model, x: (calls.append(len(x)), project(model, x))[1])
+    monkeypatch.setattr(chunked_loss, "CHUNK_VALUES", 7 * built.model.config.text_config.vocab_size)
+    in_chunks, ours = loss_and_gradients(built.model, batch, 50)
+    assert max(calls) == 7 and len(calls) > 5
+    torch.testing.assert_close(in_chunks, at_once, rtol=1e-6, atol=0)
+    assert ours.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(ours[name], gradient, rtol=0, atol=1e-5 * max(scale, 1e-3), msg=name)

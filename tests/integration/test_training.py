@@ -1,6 +1,8 @@
 """Whole recipes on tones: stages run, go on where they stopped, count their loss a step, and say what is wrong."""
 
+import importlib
 import json
+import math
 import os
 import random
 import re
@@ -10,6 +12,7 @@ from itertools import pairwise
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny import ENCODER, LLM, QFORMER, RATE, checksum, tone
 from transformers import TrainerCallback
@@ -21,6 +24,7 @@ from audiollm.models.freezing import part_of
 from audiollm.recipe import RecipeError, load_recipe
 from audiollm.training import dry_run, run_recipe, stages
 from audiollm.training import features as training_features
+from audiollm.training.objectives.language_modeling import LanguageModeling
 from audiollm.training.trainer import StageTrainer
 
 PITCHES = {"low": 300, "middle": 900, "high": 2700}
@@ -618,6 +622,41 @@ def test_a_checkpoint_that_was_being_written_is_never_picked_up(corpus, uninterr
     assert_same_weights(run_recipe(long_recipe(tmp_path, corpus)), uninterrupted)
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "trainer_state.json", "scheduler.pt"])
+def test_a_damaged_resume_point_is_passed_over_for_the_one_before(corpus, uninterrupted, watch, tmp_path, file, capsys):
+    with pytest.raises(Killed):
+        watch(Kill(7))
+        run_recipe(long_recipe(tmp_path, corpus))
+    newest = tmp_path / "run" / "unfinished" / "only" / "checkpoint-6" / file
+    newest.write_bytes(newest.read_bytes()[:-20])
+    watch(TrainerCallback())
+    assert_same_weights(run_recipe(long_recipe(tmp_path, corpus)), uninterrupted)
+    told = capsys.readouterr().out
+    assert re.search(rf"checkpoint-6 is damaged \({file}: .*\) and is passed over", told)
+    assert "goes on after step 4" in told
+
+
+@pytest.mark.parametrize("place", ["audiollm.models.checkpoint.save_file", "torch.save"])
+def test_a_full_disk_is_told_in_a_sentence_and_the_run_goes_on_exactly(corpus, uninterrupted, tmp_path, place):
+    *module, name = place.split(".")
+    owner = importlib.import_module(".".join(module))
+    original, calls = getattr(owner, name), []
+
+    def fail(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 5:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        return original(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        with pytest.raises(
+            OSError, match=r"checkpoint-\d+ could not be written \(I/O error: No space left .* make room"
+        ):
+            run_recipe(long_recipe(tmp_path, corpus))
+    assert_same_weights(run_recipe(long_recipe(tmp_path, corpus)), uninterrupted)
+
+
 def test_an_interrupted_stage_does_not_go_on_with_other_settings(corpus, watch, tmp_path):
     with pytest.raises(Killed):
         watch(Kill(4))
@@ -859,3 +898,51 @@ def test_a_broken_clip_among_kept_ones_is_named_and_learned_from_nowhere(corpus,
         record = json.loads((tmp_path / str(kept) / "run" / "run.json").read_text())["stages"]["only"]
         assert len(record["problems"]) == 1 and "broken.wav" in record["problems"][0]
     assert losses(tmp_path / "True") == pytest.approx(losses(tmp_path / "False"), rel=0.01)
+
+
+# ------------------------------------------------------------------------------------------------- what is not a number
+
+
+def poison(monkeypatch, when):
+    """A loss that is no number, or whose gradient is none, for some batches."""
+    forward = LanguageModeling.forward
+
+    def listen(objective, heard, batch, num_items):
+        loss = forward(objective, heard, batch, num_items)
+        factor = when(batch["row_ids"]) if torch.is_grad_enabled() else None
+        return loss if factor is None else loss * factor
+
+    monkeypatch.setattr(LanguageModeling, "forward", listen)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e38], ids=["nan", "inf", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing_and_its_rows_are_named(
+    corpus, tmp_path, monkeypatch, capsys, factor
+):
+    poison(monkeypatch, lambda rows: factor if "describe-3" in rows else None)
+    recipe = long_recipe(tmp_path, corpus, max_steps=4, gradient_accumulation_steps=2)
+    run_recipe(recipe)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["only"]
+    told = capsys.readouterr().out
+    assert record["bad_steps"] and all("describe-3" in bad["rows"] for bad in record["bad_steps"])
+    assert told.count("the loss or its gradient is not finite; rows: ") == len(record["bad_steps"]) < 4
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run" / "only").values())
+    assert all(math.isfinite(loss) for _, loss in record["loss"])
+
+
+def test_a_skipped_step_leaves_every_weight_as_it_was(corpus, tmp_path, monkeypatch):
+    poison(monkeypatch, lambda rows: float("nan"))
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, trainer={"max_steps": 3})
+    run_recipe(recipe_of(tmp_path / "bad", corpus, {"only": only}))
+    only["trainer"]["learning_rate"] = 0.0
+    monkeypatch.undo()
+    run_recipe(recipe_of(tmp_path / "still", corpus, {"only": only}))
+    assert_same_weights(tmp_path / "bad" / "run" / "only", tmp_path / "still" / "run" / "only")
+
+
+def test_too_many_bad_steps_in_a_row_stop_the_stage_with_their_rows(corpus, tmp_path, monkeypatch):
+    poison(monkeypatch, lambda rows: float("nan"))
+    recipe = long_recipe(tmp_path, corpus)
+    recipe = load_recipe(tmp_path / "recipe.yaml", ["stages.only.max_bad_steps=3"])
+    with pytest.raises(ValueError, match=r"step 3: the loss .*rows: .*-\d.*Such steps in a row: 3 \(max_bad_steps=3\)"):
+        run_recipe(recipe)

@@ -1,0 +1,52 @@
+"""Cross-entropy over a large vocabulary in chunks of tokens, whose logits are never held together.
+
+The gradient of a chunk is taken as soon as its loss is known, so nothing is computed twice and one chunk of logits is
+the most that is held, forward and backward. Shapes: K supervised tokens, D width, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_VALUES = 2**25
+"""Logits of one chunk: 128 MiB in float32. What is smaller is done at once."""
+
+
+def cross_entropy_sum(
+    project: Callable[[Tensor], Tensor], hidden_KD: Tensor, labels_K: Tensor, vocab_size: int, weights: Sequence[Tensor]
+) -> Tensor:
+    """The sum of the cross-entropy in nats; `weights` are the parameters that `project` applies.
+
+    A weight that DeepSpeed shards (ZeRO-3) is gathered by the hooks of its module alone: there it is done at once.
+    """
+    chunk = max(CHUNK_VALUES // vocab_size, 1)
+    trained = [weight for weight in weights if weight.requires_grad]
+    if len(labels_K) <= chunk or not torch.is_grad_enabled() or any(hasattr(weight, "ds_id") for weight in weights):
+        return F.cross_entropy(project(hidden_KD).float(), labels_K, reduction="sum")
+    return _Chunked.apply(project, labels_K, chunk, hidden_KD, *trained)
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, project: Any, labels_K: Tensor, chunk: int, hidden_KD: Tensor, *trained: Tensor) -> Tensor:
+        total = torch.zeros((), device=hidden_KD.device)
+        grad_KD = torch.empty_like(hidden_KD)
+        grads = [torch.zeros_like(weight, dtype=torch.float32) for weight in trained]
+        for start in range(0, len(labels_K), chunk):
+            part = hidden_KD[start : start + chunk].detach().requires_grad_()
+            with torch.enable_grad():
+                loss = F.cross_entropy(project(part).float(), labels_K[start : start + chunk], reduction="sum")
+            of_part, *of_weights = torch.autograd.grad(loss, [part, *trained])
+            grad_KD[start : start + chunk] = of_part
+            for grad, more in zip(grads, of_weights, strict=True):
+                grad += more
+            total += loss.detach()
+        ctx.save_for_backward(grad_KD, *(g.to(w.dtype) for g, w in zip(grads, trained, strict=True)))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        return None, None, None, *(grad * upstream[0] for grad in ctx.saved_tensors)

@@ -1,0 +1,62 @@
+"""Steps whose loss or gradient is not finite are skipped and named; too many in a row stop the stage."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+NAMED = 8  # rows that a message names; all of them are in the record
+
+
+class BadSteps(TrainerCallback):
+    """Looks at each step before the optimizer does: a bad one changes no weight."""
+
+    def __init__(self, stage: str, limit: int) -> None:
+        self.stage = stage
+        self.limit = limit
+        self.found: list[dict[str, Any]] = []  # {"step", "rows"}
+        self.in_a_row = 0
+        self.rows: list[str] = []
+        self.finite: Tensor | None = None
+        self.accelerator: Any = None  # the trainer's
+
+    def note(self, rows: list[str], loss: Tensor) -> Tensor:
+        """One micro-batch: remember its rows, and return its loss, 0 where that is no number."""
+        self.rows += rows
+        finite = torch.isfinite(loss.detach())
+        self.finite = finite if self.finite is None else self.finite & finite
+        return torch.where(finite, loss, 0.0)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take a bad step's gradients away, so that the optimizer finds nothing to do."""
+        parameters = [p for group in kwargs["optimizer"].param_groups for p in group["params"] if p.grad is not None]
+        rows, self.rows = self.rows, []
+        if self.is_finite(parameters):
+            self.in_a_row = 0
+            return
+        for parameter in parameters:
+            parameter.grad = None
+        self.in_a_row += 1
+        self.found.append({"step": state.global_step + 1, "rows": rows})
+        named = ", ".join(rows[:NAMED]) + (" ..." if len(rows) > NAMED else "")
+        told = (
+            f"stage {self.stage}, step {state.global_step + 1}: the loss or its gradient is not finite; rows: {named}"
+        )
+        if self.in_a_row >= self.limit:
+            raise ValueError(
+                f"{told}. Such steps in a row: {self.in_a_row} (max_bad_steps={self.limit}); "
+                "look at these rows, or lower the learning rate"
+            )
+        print(f"{told}; the step is skipped", flush=True)
+
+    def is_finite(self, parameters: list[Any]) -> bool:
+        """Whether every gradient and every loss of the step is finite, on all ranks."""
+        finite = torch.tensor(True) if self.finite is None else self.finite
+        self.finite = None
+        if parameters:
+            norms = torch.stack([norm.to(finite.device) for norm in torch._foreach_norm([p.grad for p in parameters])])
+            finite = finite & torch.isfinite(norms).all()
+        if self.accelerator is not None and self.accelerator.num_processes > 1:
+            finite = self.accelerator.reduce(finite.int(), "sum") == self.accelerator.num_processes
+        return bool(finite)
