@@ -71,6 +71,18 @@ class AudioPart:
         """Identity of the clip: parts with the same key sound the same."""
         return (*_identity(self.audio), self.start or 0.0, self.end)
 
+    def seconds(self) -> float:
+        """How long it is: as the row says, or else the file's header; 0 where that cannot be read."""
+        start = self.start or 0.0
+        if self.end is not None:
+            return self.end - start
+        if self.duration is not None:
+            return self.duration
+        try:
+            return 0.0 if self.audio is None else sound.duration(self.audio) - start
+        except sound.AudioError:
+            return 0.0
+
     def load(self, sampling_rate: int) -> np.ndarray:
         """Mono float32 samples [L] in [-1, 1]; AudioError when the sound cannot be read."""
         if self.audio is None:

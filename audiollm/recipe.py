@@ -292,6 +292,8 @@ class StageSettings(Settings):
             raise ValueError("`train:` gives each part its learning rate; leave `trainer.learning_rate` out")
         if self.lora is not None and "lora" not in self.train:
             raise ValueError("has a `lora:` block, but `lora` is not under `train:`")
+        if self.data.cache_features and "encoder" in self.train:
+            raise ValueError("has `cache_features`, which keeps what a frozen encoder hears, and trains the encoder")
         if all(objective.weight == 0 for objective in self.objectives.values()):
             raise ValueError("every objective has weight 0")
         return self

@@ -26,11 +26,11 @@ class Batch(TypedDict, total=False):
     branch_ids: Tensor  # [B, S] int64; 0 is the trunk
     clip_ids: Tensor  # [B, S] int64; -1 is padding
     shift_labels: Tensor  # [B, S] int64; the token that this position predicts, or IGNORE_INDEX
-    input_values: Tensor  # [N, L] float32 in [-1, 1]; all clips of the batch, in prompt order
+    input_values: Tensor  # [N, L] float32 in [-1, 1]; the clips that have no kept frames, in prompt order
     input_values_mask: Tensor  # [N, L] bool; False after a clip's end
-    audio_frames: Tensor  # [K, T, C] bfloat16; of clips that a frozen encoder heard before, which have no samples
+    audio_frames: Tensor  # [K, T, C] bfloat16; what a frozen encoder made of clips before, in prompt order
     audio_frames_mask: Tensor  # [K, T] bool; False after a clip's end
-    audio_is_cached: Tensor  # [N] bool; which of all clips, in prompt order, have frames
+    audio_is_cached: Tensor  # [N + K] bool; which of all clips, in prompt order, have frames
     num_samples: int  # of all clips
     row_ids: list[str]
     problems: list[str]

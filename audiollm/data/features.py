@@ -1,6 +1,6 @@
 """What a frozen encoder hears, kept on disk, so that later epochs and stages need not run it again.
 
-    FOLDER/shard-HOST-PID-NUMBER.safetensors      frames [T, C] bfloat16 by the hash of the sound, a few hundred a file
+    FOLDER/shard-RANDOM.safetensors      frames [T, C] bfloat16 by the hash of the sound, a few hundred a file
 
 The folder belongs to one encoder: its name holds the encoder's fingerprint. Every process writes files of its own under
 a temporary name and renames them, so several can fill one folder. A file that is broken, or whose checksum is not what
@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-import socket
+import uuid
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -54,7 +54,7 @@ class FeatureStore:
         self.limit_bytes = limit_gib * 2**30
         self.places: dict[str, Place] = {}
         self.waiting: dict[str, Frames] = {}
-        self.num_bytes = self.waiting_bytes = self.written = 0
+        self.num_bytes = self.waiting_bytes = 0
         self.refresh()
 
     def __contains__(self, key: str) -> bool:
@@ -116,7 +116,7 @@ class FeatureStore:
         if not self.waiting:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        shard = self.folder / f"shard-{socket.gethostname()}-{os.getpid()}-{self.written}.safetensors"
+        shard = self.folder / f"shard-{uuid.uuid4().hex}.safetensors"
         entries = {key: (found.num_samples, checksum(found.frames_TC)) for key, found in self.waiting.items()}
         tensors = {key: found.frames_TC for key, found in self.waiting.items()}
         partial = shard.with_suffix(".partial")
@@ -124,7 +124,7 @@ class FeatureStore:
         partial.replace(shard)
         self.places |= {key: Place(shard, *entry) for key, entry in entries.items()}
         self.num_bytes += shard.stat().st_size
-        self.waiting, self.waiting_bytes, self.written = {}, 0, self.written + 1
+        self.waiting, self.waiting_bytes = {}, 0
 
 
 def sound_key(clip: AudioPart) -> str:

@@ -19,9 +19,7 @@ import torch
 import transformers
 
 from audiollm import __version__
-from audiollm import audio as sound
-from audiollm.audio import AudioError
-from audiollm.conversation import Row
+from audiollm.conversation import AudioPart, Row
 from audiollm.data.sources import Problems, load_rows, of_tasks
 from audiollm.evaluation.results import EvaluationResult, write_results
 from audiollm.evaluation.run import evaluate
@@ -114,21 +112,18 @@ def chat_command(recipe: Recipe) -> str:
     else:
         source = list(recipe.stages.values())[-1].data.train[0]
         rows = load_rows(source.path, format=source.format, problems=Problems())
-    asked = {clip.audio: row.question for row in reversed(rows) for clip in row.clips if isinstance(clip.audio, str)}
-    clip = next(filter(is_sound, reversed(asked)), "recording.wav")
-    path = Path(clip)
+    heard = ((clip.audio, row.question) for row in rows for clip in row.clips if is_recording(clip))
+    name, asked = next(heard, ("recording.wav", "What do you hear?"))
+    path = Path(str(name))
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    question = " ".join(asked.get(clip, "What do you hear?").split())
+    question = " ".join(asked.split())
     quoted = f'"{question}"' if not set('"$`\\!') & set(question) else shlex.quote(question)
     return f"audiollm chat {recipe.output} --audio {shlex.quote(str(shown))} {quoted}"
 
 
-def is_sound(path: str) -> bool:
-    """Whether a file can be heard, as far as its header tells."""
-    try:
-        return sound.duration(path) > 0
-    except AudioError:
-        return False
+def is_recording(clip: AudioPart) -> bool:
+    """Whether a clip is a file that can be heard, as far as its header tells."""
+    return isinstance(clip.audio, str) and AudioPart(clip.audio).seconds() > 0
 
 
 def show_answers(model: Any, processor: Any, rows: Sequence[Row], count: int = 3) -> None:

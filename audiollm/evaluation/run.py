@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from audiollm import audio as sound
-from audiollm.audio import AudioError
-from audiollm.conversation import AudioPart, Row
+from audiollm.conversation import Row
 from audiollm.data.sources import Problems
 from audiollm.evaluation.metrics import Count, confidence_interval, final_answer, total, yes_or_no
 from audiollm.evaluation.results import EvaluationResult, ScoredAnswer, TaskScore
@@ -110,22 +108,9 @@ def _alike_together(rows: Sequence[Row]) -> list[int]:
     seconds: dict[Hashable, float] = {}
     for clip in (clip for row in rows for clip in row.clips):
         if clip.key not in seconds:
-            seconds[clip.key] = _seconds(clip)
+            seconds[clip.key] = clip.seconds()
     keys = [(task_of(row), -sum(seconds[clip.key] for clip in row.clips)) for row in rows]
     return sorted(range(len(rows)), key=keys.__getitem__)
-
-
-def _seconds(clip: AudioPart) -> float:
-    """Length of a clip; 0 where it cannot be read, which is said when it is asked about."""
-    start = clip.start or 0.0
-    if clip.end is not None:
-        return clip.end - start
-    if clip.duration is not None:
-        return clip.duration
-    try:
-        return 0.0 if clip.audio is None else sound.duration(clip.audio) - start
-    except AudioError:
-        return 0.0
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------

@@ -55,14 +55,16 @@ class Block:
 def blocks_of(clip_ids_BS: Tensor, branch_ids_BS: Tensor, position_ids_BS: Tensor) -> list[Block]:
     """The blocks of a batch, in the order in which they stand in it; padding is in none."""
     blocks = []
+    is_branch_BS = (branch_ids_BS != 0).cpu()
     for row, clip_ids in enumerate(clip_ids_BS.cpu()):
         ends = [*(clip_ids[1:] != clip_ids[:-1]).nonzero().flatten().add(1).tolist(), len(clip_ids)]
         for start, stop in zip([0, *ends], ends, strict=False):
             if clip_ids[start] == PADDING:
                 continue
-            branch_ids = branch_ids_BS[row, start:stop]
-            see = visible(clip_ids_BS[row : row + 1, start:stop], branch_ids[None])[0]
-            trunk = int((branch_ids != 0).int().argmax()) if bool(branch_ids.any()) else stop - start
+            place = slice(row, row + 1), slice(start, stop)
+            see = visible(clip_ids_BS[place], branch_ids_BS[place])[0]
+            is_branch = is_branch_BS[row, start:stop]
+            trunk = int(is_branch.int().argmax()) if is_branch.any() else stop - start
             blocks.append(Block(row, start, stop, trunk, see, position_ids_BS[row, start:stop]))
     return blocks
 

@@ -30,6 +30,8 @@ class BadSteps(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take a bad step's gradients away, so that the optimizer finds nothing to do."""
+        if self.accelerator is not None and self.accelerator.scaler is not None:
+            return  # float16: the scaler skips such steps itself, and expects some while it finds its scale
         parameters = [p for group in kwargs["optimizer"].param_groups for p in group["params"] if p.grad is not None]
         rows, self.rows = self.rows, []
         if self.is_finite(parameters):

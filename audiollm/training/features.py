@@ -5,7 +5,8 @@ together; under several ranks each encodes its share.
 import hashlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,34 +43,34 @@ def fill(store: FeatureStore, encoder: Any, rows: Iterable[Row], accelerator: An
     """Encode what the store does not have yet; a clip that cannot be read is left to training, which names it."""
     clips = {clip.key: clip for row in rows for clip in row.clips}
     mine = list(clips.values())[accelerator.process_index :: accelerator.num_processes]
-    wanted = sorted(filter(None, (missing(store, clip) for clip in mine)), key=lambda found: found[0])
-    bar = tqdm(total=len(wanted), desc="encoding", disable=not sys.stderr.isatty())
+    missing = sorted(not_kept(store, mine), key=lambda found: -found[0])
     training = encoder.training
     encoder.eval()
-    start = 0
-    while start < len(wanted) and not store.is_full:
-        count = max(int(BATCH_SECONDS / max(wanted[start][0], 0.1)), 1)
-        encode(store, encoder, [(key, clip) for _, key, clip in wanted[start : start + count]], accelerator.device)
-        start += count
-        bar.update(count)
-    bar.close()
+    done = 0
+    with tqdm(total=len(missing), desc="encoding", disable=not sys.stderr.isatty()) as bar:
+        while done < len(missing) and not store.is_full:
+            longest = missing[done][0]
+            batch = missing[done : done + max(int(BATCH_SECONDS / max(longest, 0.1)), 1)]
+            encode(store, encoder, [(key, clip) for _, key, clip in batch], accelerator.device)
+            done += len(batch)
+            bar.update(len(batch))
     store.flush()
     encoder.train(training)
     accelerator.wait_for_everyone()
     store.refresh()
-    if len(wanted):
-        print(f"encoded {min(start, len(wanted)):,} clips once; {store.folder} holds {store.num_bytes / 2**30:.2f} GiB")
-    if start < len(wanted):
-        print(f"feature_cache_gib is reached: {len(wanted) - start:,} clips are encoded whenever they are heard")
+    if missing:
+        accelerator.print(f"encoded {done:,} clips once; {store.folder} holds {store.num_bytes / 2**30:.2f} GiB")
+    if done < len(missing):
+        accelerator.print(f"feature_cache_gib is reached: {len(missing) - done:,} clips are encoded whenever heard")
 
 
-def missing(store: FeatureStore, clip: AudioPart) -> tuple[float, str, AudioPart] | None:
-    """(seconds, key, clip) of a clip that is to be encoded; the seconds only sort."""
-    try:
-        key = sound_key(clip)
-    except OSError:
-        return None
-    return None if key in store else (clip.duration or 0.0, key, clip)
+def not_kept(store: FeatureStore, clips: Iterable[AudioPart]) -> Iterator[tuple[float, str, AudioPart]]:
+    """(seconds, key, clip) of the clips that are to be encoded."""
+    for clip in clips:
+        with suppress(OSError):
+            key = sound_key(clip)
+            if key not in store:
+                yield clip.seconds(), key, clip
 
 
 def encode(store: FeatureStore, encoder: Any, clips: list[tuple[str, AudioPart]], device: Any) -> None:

@@ -59,8 +59,7 @@ class StageProgress(TrainerCallback):
         """Close the bar; count what was left out."""
         if self.bar is not None:
             self.bar.close()
-            losses = [entry.get("loss", entry.get("train_loss")) for entry in state.log_history]
-            last = next((f", loss {loss:.3f}" for loss in [*losses[-2::-1], *losses[-1:]] if loss is not None), "")
-            print(f"stage {self.stage}: {state.global_step:,} steps{last}")
+            losses = [entry[name] for name in ("train_loss", "loss") for entry in state.log_history if name in entry]
+            print(f"stage {self.stage}: {state.global_step:,} steps{f', loss {losses[-1]:.3f}' if losses else ''}")
             if self.trainer.throughput.problems:
                 print(f"stage {self.stage}: broken clips that gave no loss: {len(self.trainer.throughput.problems)}")

@@ -159,10 +159,6 @@ def run_recipe(
     data = {name: StageData.load(recipe, recipe.stages[name]) for name in todo}
     for name in todo:
         check_objectives(recipe, name, data[name].train)
-        if recipe.stages[name].data.cache_features and "encoder" in recipe.stages[name].train:
-            raise recipe.error(
-                f"stages.{name}.data.cache_features", "keeps what a frozen encoder hears, and this stage trains it"
-            )
     with run.alone():
         (run.path / "recipe.yaml").write_text(recipe.to_yaml())
         built: Built | None = None
@@ -326,13 +322,27 @@ def train_stage(
     interrupted = (work / "settings.json").is_file()
     run.begin(name, stage_settings(recipe, name))
     logs = run.path / "logs" / name
-    store = open_store(recipe, built.model.model.audio_tower) if stage.data.cache_features else None
+    encoder: Any = built.model.model.audio_tower
+    store = open_store(recipe, encoder) if stage.data.cache_features else None
     trainer = build_trainer(recipe, name, built, objectives, data, work, logs, sounds, deepspeed, store)
     describe(name, trainable, trainer)
-    last = newest_whole(work)
     if store is not None:
-        rows = [*data.train, *data.validation]
-        fill(store, built.model.model.audio_tower, rows, trainer.accelerator)
+        fill(store, encoder, [*data.train, *data.validation], trainer.accelerator)
+    run_trainer(trainer, name, work, started, interrupted)
+    built.model.trained_parts = trainer.trained
+    built.model.eval()
+    if trainer.args.should_save:
+        finish_stage(recipe, name, built, trainer, run, data.problems.count)
+        if sample is not None and data.validation and "language_modeling" in objectives:
+            sample(built.model, built.processor, data.validation)
+
+
+def run_trainer(trainer: StageTrainer, name: str, work: Path, started: float, interrupted: bool) -> None:
+    """Train from the newest resume point to the end.
+
+    Stopped where a signal asked for it; ValueError where no recording could be used.
+    """
+    last = newest_whole(work)
     if interrupted:
         where = f"goes on after step {last.rpartition('-')[2]}" if last else "starts again: it had no resume point yet"
         print(f"stage {name} was interrupted and {where} (one every {trainer.args.save_steps:g} steps)")
@@ -346,23 +356,24 @@ def train_stage(
         shutil.rmtree(work)
         first = "".join(f"; the first: {problem}" for problem in trainer.throughput.problems[:1])
         raise ValueError(f"stage {name}: no recording could be used, so nothing was learned{first}")
-    built.model.trained_parts = trainer.trained
-    built.model.eval()
-    if trainer.args.should_save:
-        with written_to(run.path / name):
-            save_checkpoint(
-                built.model,
-                built.processor,
-                run.path / name,
-                trained=trainer.trained,
-                heads=trainer.stage_model.objectives.state_dict(),
-                recipe=recipe.to_yaml(),
-            )
-        names = list(recipe.stages)
-        record = record_of(recipe, name, trainer, data.problems.count)
-        run.finish(name, record, later=names[names.index(name) + 1 :])
-        if sample is not None and data.validation and "language_modeling" in objectives:
-            sample(built.model, built.processor, data.validation)
+
+
+def finish_stage(
+    recipe: Recipe, name: str, built: Built, trainer: StageTrainer, run: RunFolder, rows_left_out: int
+) -> None:
+    """Write the stage's checkpoint, and note it as done."""
+    with written_to(run.path / name):
+        save_checkpoint(
+            built.model,
+            built.processor,
+            run.path / name,
+            trained=trainer.trained,
+            heads=trainer.stage_model.objectives.state_dict(),
+            recipe=recipe.to_yaml(),
+        )
+    names = list(recipe.stages)
+    record = record_of(recipe, name, trainer, rows_left_out)
+    run.finish(name, record, later=names[names.index(name) + 1 :])
 
 
 def prepare_lora(model: AudioLLMForConditionalGeneration, stage: StageSettings) -> None:

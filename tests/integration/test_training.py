@@ -811,14 +811,14 @@ def test_training_starts_from_a_given_checkpoint(finished, corpus, tmp_path):
 # ------------------------------------------------------------------------------------------------ what was heard before
 
 
-def cached(corpus, folder, *overrides, train=None, **data):
+def cached(corpus, folder, *overrides, parts=("connector",), **data):
     """Two stages with a frozen encoder, of two epochs each."""
     sources = {
         "train": [{"path": str(corpus / "train.jsonl")}],
         "validation": [{"path": str(corpus / "validation.jsonl")}],
     }
     one = {"data": sources | data, "trainer": {"max_steps": 8, "eval_steps": 8}}
-    align = stage(corpus, train or ["connector"], {"language_modeling": 1}, **one)
+    align = stage(corpus, list(parts), {"language_modeling": 1}, **one)
     listen = stage(corpus, ["connector"], {"language_modeling": 1, "contrastive": 0.1}, **one)
     return recipe_of(folder, corpus, {"align": align, "again": listen}, f"data={folder / 'data'}", *overrides)
 
@@ -879,11 +879,40 @@ def test_features_of_a_damaged_file_are_encoded_again(corpus, tmp_path, monkeypa
         assert losses(folder) == pytest.approx(losses(tmp_path / "one"), rel=0.01)
 
 
-def test_features_of_an_encoder_that_trains_are_refused(corpus, tmp_path, no_model):
-    with pytest.raises(
-        RecipeError, match=r"align\.data\.cache_features keeps what a frozen encoder hears, and this stage"
-    ):
-        run_recipe(cached(corpus, tmp_path, train=["encoder", "connector"], cache_features=True))
+def test_features_of_an_encoder_that_trains_are_refused(corpus, tmp_path):
+    with pytest.raises(RecipeError, match=r"stages\.align: has `cache_features`.* and trains the encoder"):
+        cached(corpus, tmp_path, parts=["encoder", "connector"], cache_features=True)
+
+
+def test_a_run_with_more_clips_keeps_what_was_encoded_before(corpus, tmp_path, monkeypatch):
+    data = f"data={tmp_path / 'data'}"
+    few = {"train": [{"path": str(corpus / "eight.jsonl")}]}
+    run_recipe(cached(corpus, tmp_path / "few", data, cache_features=True, **few))
+    encoded = count_encoded(monkeypatch)
+    run_recipe(cached(corpus, tmp_path / "more", data, cache_features=True))
+    assert sum(encoded) == 8 + 2  # noise, on which a connector's scale is matched
+    encoded.clear()
+    run_recipe(cached(corpus, tmp_path / "again", data, cache_features=True))
+    assert sum(encoded) == 2
+
+
+def test_clips_whose_rows_tell_no_duration_are_encoded_in_small_batches_too(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_features, "BATCH_SECONDS", 1.5)
+    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
+    for one in rows:
+        del one["messages"][0]["content"][0]["duration"]
+    sources = {"train": [{"path": write_jsonl(corpus / "no_duration.jsonl", rows)}], "validation": []}
+    batches = []
+    forward = training_features.encode
+
+    def encode(store, encoder, clips, device):
+        batches.append([clip.seconds() for _, clip in clips])
+        forward(store, encoder, clips, device)
+
+    monkeypatch.setattr(training_features, "encode", encode)
+    run_recipe(cached(corpus, tmp_path, cache_features=True, **sources))
+    assert sum(map(len, batches)) == 16 and len(batches) > 4
+    assert all(max(batch) * len(batch) <= 1.5 for batch in batches)
 
 
 def test_a_broken_clip_among_kept_ones_is_named_and_learned_from_nowhere(corpus, tmp_path):
