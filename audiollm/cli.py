@@ -80,7 +80,10 @@ def train(
     overrides: Overrides = None,
     stage: Annotated[str | None, typer.Option(help="Train this stage alone; those before it must be done.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and train nothing.")] = False,
-    deepspeed: Annotated[str | None, typer.Option(metavar="NAME_OR_FILE", help="zero2, zero3 or a JSON file.")] = None,
+    deepspeed: Annotated[
+        str | None, typer.Option(metavar="NAME_OR_FILE", help="Shard with DeepSpeed: zero1, zero2, zero3 ...")
+    ] = None,
+    fsdp: Annotated[bool, typer.Option("--fsdp", help="Shard with FSDP2.")] = False,
 ) -> None:
     """Train the stages of a recipe, then evaluate and report; what is done already is skipped."""
     from audiollm import training
@@ -91,6 +94,9 @@ def train(
     if deepspeed and importlib.util.find_spec("deepspeed") is None:
         raise ImportError("--deepspeed needs DeepSpeed: pip install 'audiollm[deepspeed]'")
     sharding = str(deepspeed_file(deepspeed)) if deepspeed else None
+    if fsdp and (deepspeed or int(os.environ.get("WORLD_SIZE", "1")) < 2):
+        cause = "goes without --deepspeed" if deepspeed else "shards over several ranks"
+        raise ValueError(f"--fsdp {cause}: torchrun --nproc-per-node 8 -m audiollm train {recipe} --fsdp")
     if dry_run:
         training.dry_run(loaded)
         return
@@ -101,7 +107,7 @@ def train(
     require_stage(loaded, stage)  # said before the rows are made, which takes a while
     steps = {name: (loaded.prepared_folder(name), options) for name, options in loaded.prepare.items()}
     prepare_seconds = prepare_all(steps)
-    training.run_recipe(loaded, stage=stage, deepspeed=sharding, sample=show_answers)
+    training.run_recipe(loaded, stage=stage, deepspeed=sharding, fsdp=fsdp, sample=show_answers)
     if stage is None and os.environ.get("RANK", "0") == "0":
         judge(loaded, prepare_seconds=prepare_seconds)
 

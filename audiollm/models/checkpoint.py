@@ -34,6 +34,7 @@ MANIFEST = "checkpoint.json"
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter"
 HEADS = "objectives.safetensors"
+RESUME_FILES = ("*.pt", "*.pth", "trainer_state.json", "global_step*", "latest", "zero_to_fp32.py")
 PEFT_PREFIX = "base_model.model.model."
 LANGUAGE_MODEL = "model.language_model."
 
@@ -49,21 +50,23 @@ def stored_parts(model: AudioLLMForConditionalGeneration, trained: set[str]) -> 
     return [part for part in ("encoder", "connector", "llm") if part in trained or part not in bases]
 
 
-def stored_tensors(model: AudioLLMForConditionalGeneration, parts: list[str]) -> dict[str, Tensor]:
+def stored_tensors(
+    model: AudioLLMForConditionalGeneration, parts: list[str], state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Tensors of these parts by their names without LoRA; a tied output layer is left out."""
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {}) if model.config.tie_word_embeddings else set()
     return {
         name.replace(".base_layer.", "."): tensor.detach().to("cpu").contiguous()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in state.items()
         if part_of(name) in parts and name not in tied
     }
 
 
-def adapter_tensors(model: AudioLLMForConditionalGeneration) -> dict[str, Tensor]:
+def adapter_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """LoRA tensors by the names that plain PEFT gives them on the causal language model."""
     return {
         PEFT_PREFIX + name.removeprefix(LANGUAGE_MODEL).replace(".default.", "."): tensor.detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in state.items()
         if part_of(name) == "lora"
     }
 
@@ -76,19 +79,31 @@ def save_checkpoint(
     trained: set[str] | None = None,
     heads: Mapping[str, Tensor] | None = None,
     recipe: str = "",
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a small, complete checkpoint: to a temporary name, then renamed over what was there.
 
     `trained`: parts that this or an earlier stage changed, beside those that the model was loaded with.
-    `heads`: tensors of the objectives that trained it. `recipe`: the resolved recipe.
+    `heads`: tensors of the objectives that trained it. `recipe`: the resolved recipe. `state`: the model's tensors
+    by name, where its own are sharded.
     """
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write_checkpoint(model, processor, partial, trained=trained, heads=heads)
+    write_checkpoint(model, processor, partial, trained=trained, heads=heads, state=state)
     if recipe:
         (partial / "recipe.yaml").write_text(recipe)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def copy_checkpoint(source: Path, folder: Path, *, recipe: str) -> None:
+    """The checkpoint in a resume point as one of its own, without what only training goes on with."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial, ignore=shutil.ignore_patterns(*RESUME_FILES))
+    (partial / "recipe.yaml").write_text(recipe)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
@@ -100,17 +115,19 @@ def write_checkpoint(
     *,
     trained: set[str] | None = None,
     heads: Mapping[str, Tensor] | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the files of a checkpoint into a folder that exists."""
     trained = set(model.trained_parts) | (trained or set())
     parts = stored_parts(model, trained)
-    save_file(stored_tensors(model, parts), folder / WEIGHTS, metadata={"format": "pt"})
+    state = model.state_dict() if state is None else state
+    save_file(stored_tensors(model, parts, state), folder / WEIGHTS, metadata={"format": "pt"})
     if heads:
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in heads.items()}
         save_file(on_cpu, folder / HEADS, metadata={"format": "pt"})
     if has_lora(model):
         (folder / ADAPTER).mkdir(exist_ok=True)
-        save_file(adapter_tensors(model), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(adapter_tensors(state), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
         adapter = LoraConfig(**{**model.lora_config.to_dict(), "task_type": "CAUSAL_LM", "inference_mode": True})
         adapter.base_model_name_or_path = (model.config.bases or {}).get("llm", {}).get("checkpoint")
         adapter.save_pretrained(str(folder / ADAPTER))

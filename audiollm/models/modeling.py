@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
@@ -74,6 +75,8 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
     ) -> tuple[Tensor, Tensor]:
         """Encoder output [N, T, C] and its mask, kept ones among them; no graph is kept for a frozen encoder."""
         if input_values is None and kept is not None:
+            if self.all_ranks_must_run(self.audio_tower):  # another rank may hear a clip that is not kept
+                self.audio_tower(*self.silent_clip())
             return kept.frames_KTC.to(self.audio_tower.dtype), kept.mask_KT
         with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(self.audio_tower)):
             frames_NTC, mask_NT = self.audio_tower(input_values, input_values_mask)
@@ -131,20 +134,29 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
         if input_values is None and kept is None:
             if is_audio_BS.any():
                 raise ValueError("prompt has audio placeholders but no input_values; pass what the processor returned")
-            return text_BSD + self.silence() if self.every_rank_must_listen() else text_BSD
+            silent = self.all_ranks_must_run(self.audio_tower, self.connector)
+            return text_BSD + self.silence() if silent else text_BSD
         audio_MD: Any = self.get_audio_features(input_values, input_values_mask, kept).pooler_output
         return splice(text_BSD, is_audio_BS, audio_MD)
 
-    def every_rank_must_listen(self) -> bool:
-        """In distributed training all ranks run the same modules, or their collectives do not match."""
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return self.training and distributed and (is_trainable(self.audio_tower) or is_trainable(self.connector))
+    @property
+    def trains_on_ranks(self) -> bool:
+        """Whether other processes train with this one: all of them run the same modules, or their collectives hang."""
+        return self.training and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+    def all_ranks_must_run(self, *parts: nn.Module) -> bool:
+        """Whether a batch without audio must run one of these parts all the same, since it trains or is sharded."""
+        return self.trains_on_ranks and any(is_trainable(part) or is_sharded(part) for part in parts)
 
     def silence(self) -> Tensor:
         """Encoder and connector once on 0.1 s of silence, with weight zero."""
-        waves = torch.zeros(1, self.config.sampling_rate // 10, device=self.device)
-        vectors: Any = self.get_audio_features(waves, waves == 0).pooler_output
+        vectors: Any = self.get_audio_features(*self.silent_clip()).pooler_output
         return vectors.sum() * 0.0
+
+    def silent_clip(self) -> tuple[Tensor, Tensor]:
+        """0.1 s of silence [1, L], and its mask."""
+        waves = torch.zeros(1, self.config.sampling_rate // 10, device=self.device)
+        return waves, waves == 0
 
 
 class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin):
@@ -248,6 +260,11 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
 def is_trainable(module: nn.Module) -> bool:
     """Whether any parameter of the module takes a gradient."""
     return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether a parameter of the module is spread over ranks, by DeepSpeed's ZeRO-3 or by FSDP2."""
+    return any(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
 AutoConfig.register(AudioLLMConfig.model_type, AudioLLMConfig)

@@ -1,10 +1,14 @@
 """Steps whose loss or gradient is not finite are skipped and named; too many in a row stop the stage."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
+
+from audiollm.training.sharding import local_gradients
 
 NAMED = 8  # rows that a message names; all of them are in the record
 
@@ -20,6 +24,7 @@ class BadSteps(TrainerCallback):
         self.rows: list[str] = []
         self.finite: Tensor | None = None
         self.accelerator: Any = None  # the trainer's
+        self.sharded_norm: Callable[[], float | None] | None = None  # of the gradients that DeepSpeed holds
 
     def note(self, rows: list[str], loss: Tensor) -> Tensor:
         """One micro-batch: remember its rows, and return its loss, 0 where that is no number."""
@@ -29,13 +34,16 @@ class BadSteps(TrainerCallback):
         return torch.where(finite, loss, 0.0)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take a bad step's gradients away, so that the optimizer finds nothing to do."""
+        """Take a bad step's gradients away, so that the optimizer finds nothing to do; DeepSpeed does that itself."""
         if self.accelerator is not None and self.accelerator.scaler is not None:
             return  # float16: the scaler skips such steps itself, and expects some while it finds its scale
-        parameters = [p for group in kwargs["optimizer"].param_groups for p in group["params"] if p.grad is not None]
+        parameters = [p for group in kwargs["optimizer"].param_groups for p in group["params"]]
         rows, self.rows = self.rows, []
         if self.is_finite(parameters):
             self.in_a_row = 0
+            for parameter in parameters:
+                if parameter.grad is None:  # a step without audio: the encoder's momentum goes on, as it does on ranks
+                    parameter.grad = torch.zeros_like(parameter)
             return
         for parameter in parameters:
             parameter.grad = None
@@ -56,9 +64,12 @@ class BadSteps(TrainerCallback):
         """Whether every gradient and every loss of the step is finite, on all ranks."""
         finite = torch.tensor(True) if self.finite is None else self.finite
         self.finite = None
-        if parameters:
-            norms = torch.stack([norm.to(finite.device) for norm in torch._foreach_norm([p.grad for p in parameters])])
+        gradients = local_gradients(parameters)
+        if gradients:
+            norms = torch.stack([norm.to(finite.device) for norm in torch._foreach_norm(gradients)])
             finite = finite & torch.isfinite(norms).all()
+        if self.sharded_norm is not None:
+            finite = finite & math.isfinite(self.sharded_norm() or 0.0)
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             finite = self.accelerator.reduce(finite.int(), "sum") == self.accelerator.num_processes
         return bool(finite)

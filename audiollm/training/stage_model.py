@@ -57,8 +57,8 @@ class StageModel(nn.Module):
                 kept = Kept(*(batch[name] for name in names)) if "audio_frames" in batch else None
                 frames = base.get_audio_frames(batch.get("input_values"), batch.get("input_values_mask"), kept)
                 heard.frames_NTC, heard.mask_NT = frames
-            elif base.every_rank_must_listen():
-                heard.silence = base.silence()
+            elif base.trains_on_ranks:
+                heard.frames_NTC, heard.mask_NT = base.get_audio_frames(*base.silent_clip())
         return heard
 
     def weighted(self, values: Tensor) -> float:

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from audiollm.conversation import Row
@@ -30,7 +31,7 @@ from audiollm.data.dataset import Recordings, SoundCache, with_sound
 from audiollm.data.features import FeatureStore
 from audiollm.data.sources import Problems, fingerprint, load_rows, missing_file, of_tasks
 from audiollm.models.attention import BLOCKS, prefer_blocks
-from audiollm.models.checkpoint import save_checkpoint
+from audiollm.models.checkpoint import copy_checkpoint, save_checkpoint
 from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
 from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
@@ -52,6 +53,18 @@ Sampler = Callable[[Any, Any, list[Row]], None]
 """Shows some answers of a model: (model, processor, rows); handed in by the command line."""
 
 
+def is_main() -> bool:
+    """Whether this process is the first of its launcher's, or the only one: it writes what all share."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class Sharding(NamedTuple):
+    """How ranks share a model: DeepSpeed by its settings file, FSDP2, or neither."""
+
+    deepspeed: str | None = None
+    fsdp: bool = False
+
+
 @dataclass
 class RunFolder:
     """The folder of a run: where its stages are, and what is known about those that are done."""
@@ -68,7 +81,7 @@ class RunFolder:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Nobody else trains in this folder meanwhile; ValueError if somebody does. Ranks of one run share it."""
-        if os.environ.get("RANK", "0") != "0":
+        if not is_main():
             yield
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -135,10 +148,16 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def run_recipe(
-    recipe: Recipe, *, stage: str | None = None, deepspeed: str | None = None, sample: Sampler | None = None
+    recipe: Recipe,
+    *,
+    stage: str | None = None,
+    deepspeed: str | None = None,
+    fsdp: bool = False,
+    sample: Sampler | None = None,
 ) -> Path:
     """Train the stages that are not done (or one of them, by name) and return the last checkpoint's folder.
 
+    Under a launcher every rank calls this. `deepspeed`: a file of DeepSpeed settings; `fsdp`: shard with FSDP2.
     ValueError, before any model is loaded, for a missing file, an empty mixture, or a stage that trains nothing.
     """
     started = time.perf_counter()
@@ -160,7 +179,8 @@ def run_recipe(
     for name in todo:
         check_objectives(recipe, name, data[name].train)
     with run.alone():
-        (run.path / "recipe.yaml").write_text(recipe.to_yaml())
+        if is_main():
+            (run.path / "recipe.yaml").write_text(recipe.to_yaml())
         built: Built | None = None
         sounds = SoundCache(recipe.audio_cache_gib * 2**30)
         for name in wanted:
@@ -170,7 +190,8 @@ def run_recipe(
             before = names[: names.index(name)]
             if built is None:
                 built = start_model(recipe, run, before)
-            train_stage(recipe, name, built, data[name], run, sounds, started, deepspeed=deepspeed, sample=sample)
+            sharding = Sharding(deepspeed, fsdp)
+            built = train_stage(recipe, name, built, data[name], run, sounds, started, sharding, sample=sample)
             started = time.perf_counter()
     return run.path / wanted[-1]
 
@@ -306,11 +327,11 @@ def train_stage(
     run: RunFolder,
     sounds: SoundCache,
     started: float,
+    sharding: Sharding,
     *,
-    deepspeed: str | None = None,
     sample: Sampler | None = None,
-) -> None:
-    """Train one stage from where its last resume point stands, and write its checkpoint.
+) -> Built:
+    """Train one stage from where its last resume point stands, write its checkpoint, and return what was trained.
 
     `started`: when the work for it began, by `time.perf_counter`; for the first stage that is the reading of the rows.
     """
@@ -320,21 +341,25 @@ def train_stage(
     objectives = build_objectives(stage, built)
     work = run.work(name)
     interrupted = (work / "settings.json").is_file()
-    run.begin(name, stage_settings(recipe, name))
+    if is_main():
+        run.begin(name, stage_settings(recipe, name))
     logs = run.path / "logs" / name
     encoder: Any = built.model.model.audio_tower
     store = open_store(recipe, encoder) if stage.data.cache_features else None
-    trainer = build_trainer(recipe, name, built, objectives, data, work, logs, sounds, deepspeed, store)
+    trainer = build_trainer(recipe, name, built, objectives, data, work, logs, sounds, sharding, store)
     describe(name, trainable, trainer)
     if store is not None:
         fill(store, encoder, [*data.train, *data.validation], trainer.accelerator)
     run_trainer(trainer, name, work, started, interrupted)
     built.model.trained_parts = trainer.trained
     built.model.eval()
-    if trainer.args.should_save:
-        finish_stage(recipe, name, built, trainer, run, data.problems.count)
-        if sample is not None and data.validation and "language_modeling" in objectives:
-            sample(built.model, built.processor, data.validation)
+    finish_stage(recipe, name, built, trainer, run, data.problems.count)
+    if trainer.is_sharded:  # nobody takes a model out of DeepSpeed's hands, or FSDP2's
+        unset_hf_deepspeed_config()
+        built = load_built(run.path / name)
+    if is_main() and sample is not None and data.validation and "language_modeling" in objectives:
+        sample(built.model, built.processor, data.validation)
+    return built
 
 
 def run_trainer(trainer: StageTrainer, name: str, work: Path, started: float, interrupted: bool) -> None:
@@ -361,19 +386,27 @@ def run_trainer(trainer: StageTrainer, name: str, work: Path, started: float, in
 def finish_stage(
     recipe: Recipe, name: str, built: Built, trainer: StageTrainer, run: RunFolder, rows_left_out: int
 ) -> None:
-    """Write the stage's checkpoint, and note it as done."""
-    with written_to(run.path / name):
-        save_checkpoint(
-            built.model,
-            built.processor,
-            run.path / name,
-            trained=trainer.trained,
-            heads=trainer.stage_model.objectives.state_dict(),
-            recipe=recipe.to_yaml(),
-        )
-    names = list(recipe.stages)
-    record = record_of(recipe, name, trainer, rows_left_out)
-    run.finish(name, record, later=names[names.index(name) + 1 :])
+    """Write the stage's checkpoint, and note it as done; for all ranks."""
+    best = trainer.best if trainer.is_sharded else None
+    state, heads = ({}, {}) if best else trainer.whole_state()
+    if is_main():
+        with written_to(run.path / name):
+            if best:
+                copy_checkpoint(best, run.path / name, recipe=recipe.to_yaml())
+            else:
+                save_checkpoint(
+                    built.model,
+                    built.processor,
+                    run.path / name,
+                    trained=trainer.trained,
+                    heads=heads,
+                    recipe=recipe.to_yaml(),
+                    state=state,
+                )
+        names = list(recipe.stages)
+        record = record_of(recipe, name, trainer, rows_left_out)
+        run.finish(name, record, later=names[names.index(name) + 1 :])
+    trainer.accelerator.wait_for_everyone()
 
 
 def prepare_lora(model: AudioLLMForConditionalGeneration, stage: StageSettings) -> None:
@@ -426,7 +459,7 @@ def build_trainer(
     work: Path,
     logs: Path,
     sounds: SoundCache,
-    deepspeed: str | None,
+    sharding: Sharding,
     features: FeatureStore | None = None,
 ) -> StageTrainer:
     """The trainer of a stage."""
@@ -462,7 +495,8 @@ def build_trainer(
         trained=set(built.model.trained_parts) | (set(stage.train) - {"lora"}),
         bad_steps=BadSteps(name, stage.max_bad_steps),
         group_by_length=stage.data.group_by_length,
-        args=training_arguments(recipe, stage, work, logs, bool(data.validation), deepspeed),
+        fsdp=sharding.fsdp,
+        args=training_arguments(recipe, stage, work, logs, bool(data.validation), sharding),
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -503,7 +537,7 @@ def by_task(rows: list[Row], with_text: bool) -> dict[str, list[Row]]:
 
 
 def training_arguments(
-    recipe: Recipe, stage: StageSettings, work: Path, logs: Path, validates: bool, deepspeed: str | None
+    recipe: Recipe, stage: StageSettings, work: Path, logs: Path, validates: bool, sharding: Sharding
 ) -> TrainingArguments:
     """The library's arguments: the recipe's keys, and ours on top."""
     given = dict(stage.trainer)
@@ -511,7 +545,7 @@ def training_arguments(
         "output_dir": str(work),
         "seed": recipe.seed,
         "remove_unused_columns": False,
-        "deepspeed": deepspeed,
+        "deepspeed": sharding.deepspeed,
         "disable_tqdm": True,
     }
     defaults: dict[str, Any] = {

@@ -3,6 +3,7 @@
 Everything else (schedules, precision, DeepSpeed, trackers, signals) is the Trainer's.
 """
 
+import functools
 import json
 import shutil
 import time
@@ -17,16 +18,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 
 from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings
 from audiollm.data.sampling import BatchSampler
-from audiollm.models.checkpoint import HEADS, MANIFEST, load_tensors, write_checkpoint
+from audiollm.models.checkpoint import HEADS, MANIFEST, load_tensors, stored_parts, write_checkpoint
 from audiollm.models.freezing import part_of
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.resume_points import PREFIX, STATE, written_to
+from audiollm.training.sharding import shard, shard_optimizer_state, whole_optimizer_state, whole_state
 from audiollm.training.stage_model import StageModel
 from audiollm.training.throughput import Throughput
 
@@ -44,6 +48,8 @@ class StageTrainer(Trainer):
     """Trains the parts of one stage over recordings."""
 
     model: Any  # a StageModel
+    model_wrapped: Any
+    lr_scheduler: Any
     optimizer: Any
 
     def __init__(
@@ -59,8 +65,10 @@ class StageTrainer(Trainer):
         trained: set[str],
         bad_steps: BadSteps,
         group_by_length: bool = True,
+        fsdp: bool = False,
         **kwargs: Any,
     ) -> None:
+        self.fsdp = fsdp
         super().__init__(
             model=model, train_dataset=recordings, eval_dataset=validation or None, data_collator=collator, **kwargs
         )
@@ -71,6 +79,7 @@ class StageTrainer(Trainer):
         self.learning_rates = learning_rates
         self.trained = trained
         self.group_by_length = group_by_length
+        self.best: Path | None = None  # the resume point of the best weights, where they are not loaded
         self.bad_steps = bad_steps
         bad_steps.accelerator = self.accelerator
         self.add_callback(bad_steps)
@@ -85,6 +94,40 @@ class StageTrainer(Trainer):
     def stage_model(self) -> StageModel:
         """The model that trains, out of whatever wraps it."""
         return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether DeepSpeed or FSDP2 holds the model: it trains, but is of no other use afterwards."""
+        return self.fsdp or self.is_deepspeed_enabled
+
+    # ranks
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        """FSDP2 moves to each rank what it keeps; the whole might not fit."""
+        if not self.fsdp:
+            super()._move_model_to_device(model, device)
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """Wrap the model for its ranks. FSDP2 is ours; of DeepSpeed's resume points only what trains is read."""
+        if self.fsdp:
+            shard(self.model, self.args.device)
+            self.is_distributed_loading_by_transformers = True  # the Trainer then leaves the wrapping to us
+        if not self.is_deepspeed_enabled:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        self.bad_steps.sharded_norm = self.model_wrapped.get_global_grad_norm
+        if resume_from_checkpoint is not None:
+            deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+            self._load_scaler(resume_from_checkpoint)
+        return prepared
+
+    def whole_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What a checkpoint stores of the model and of the objectives' heads, out of its shards; for all ranks."""
+        stage = self.stage_model
+        parts = {*stored_parts(stage.model, self.trained | set(stage.model.trained_parts)), "lora"}
+        state = whole_state(stage.model, lambda name: part_of(name) in parts)
+        return state, whole_state(stage.objectives, lambda name: True)
 
     # data
 
@@ -239,9 +282,9 @@ class StageTrainer(Trainer):
         self._save_scaler(str(partial))
         self._save_rng_state(str(partial))
         self.accelerator.wait_for_everyone()
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(target)
         if self.args.should_save:
-            if self.state.best_global_step == self.state.global_step:
-                self.state.best_model_checkpoint = str(target)
             self.save_state_of(partial)
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
@@ -261,14 +304,14 @@ class StageTrainer(Trainer):
                 states[type(callback).__name__] = callback.state()
         self.state.save_to_json(str(folder / STATE))
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """A small checkpoint of the model and the objectives' heads; no pickled arguments."""
-        if not self.args.should_save:
-            return
-        folder = Path(str(output_dir or self.args.output_dir))
-        stage = self.stage_model
-        heads = stage.objectives.state_dict()
-        write_checkpoint(stage.model, self.processor, folder, trained=self.trained, heads=heads)
+        state, heads = self.whole_state()
+        if self.args.should_save:
+            folder = Path(str(output_dir or self.args.output_dir))
+            write_checkpoint(
+                self.stage_model.model, self.processor, folder, trained=self.trained, heads=heads, state=state
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Fill the stage's model from a checkpoint that this stage wrote."""
@@ -278,6 +321,28 @@ class StageTrainer(Trainer):
         if (folder / HEADS).is_file():
             stage.objectives.load_state_dict(load_file(folder / HEADS))
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As the library does, and of DeepSpeed's what trains alone; FSDP2's whole, for any number of ranks."""
+        if self.is_deepspeed_enabled:
+            self.model_wrapped.save_checkpoint = functools.partial(
+                type(self.model_wrapped).save_checkpoint, self.model_wrapped, exclude_frozen_parameters=True
+            )
+        if not self.fsdp:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = whole_optimizer_state(self.optimizer.state_dict())
+        if self.args.should_save:
+            torch.save(state, Path(output_dir, OPTIMIZER_NAME))
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As the library does; FSDP2's is cut into shards."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.fsdp:
+            shard_optimizer_state(self.optimizer.state)
+
     def _load_best_model(self) -> None:
-        """The weights of the best validation loss, at the end."""
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        """The weights of the best validation loss, at the end; those of a sharded model stay where they are."""
+        self.best = Path(str(self.state.best_model_checkpoint))
+        if not self.is_sharded:
+            self._load_from_checkpoint(str(self.best))

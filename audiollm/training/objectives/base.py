@@ -27,7 +27,6 @@ class Heard:
     model: nn.Module  # AudioLLMForConditionalGeneration
     frames_NTC: Tensor | None = None  # encoder output
     mask_NT: Tensor | None = None
-    silence: Tensor | float = 0.0  # zero, from an encoder that had to run for the other ranks
 
 
 class Objective(nn.Module, ABC):
@@ -57,8 +56,7 @@ class Objective(nn.Module, ABC):
 
     def nothing(self, heard: Heard) -> Tensor:
         """Zero, for a batch without items: every parameter has its gradient, also where the other ranks have items."""
-        frames: Any = heard.silence if heard.frames_NTC is None else heard.frames_NTC.sum()
-        return (frames + sum(parameter.sum() for parameter in self.parameters())) * 0.0
+        return sum((parameter.sum() for parameter in self.parameters()), torch.zeros(())) * 0.0
 
     @abstractmethod
     def forward(self, heard: Heard, batch: Mapping[str, Any], num_items: Tensor) -> Tensor:
@@ -86,6 +84,15 @@ class WordsObjective(Objective):
     def has_items(cls, settings: WordsSettings, rows: Sequence[Row]) -> bool:
         """Whether any clip has its words."""
         return any(getattr(clip, settings.target) for row in rows for clip in row.clips)
+
+    def nothing(self, heard: Heard) -> Tensor:
+        """Zero, from one clip and made-up words, so that this rank runs the same modules as those that have words."""
+        if heard.frames_NTC is None or heard.mask_NT is None:
+            return super().nothing(heard)
+        made_up = self.targets([AudioPart("", transcript="a", description="a")])
+        batch = {name: tensor.to(heard.frames_NTC.device) for name, tensor in made_up.items()}
+        one = Heard(heard.model, heard.frames_NTC[:1], heard.mask_NT[:1])
+        return self(one, batch, torch.ones((), device=heard.frames_NTC.device)) * 0.0
 
     def word_ids(self, clips: Sequence[AudioPart], padding: int) -> tuple[Tensor, Tensor]:
         """Token ids of each clip's words [N, U], `padding` after the end, and their numbers [N]."""
