@@ -29,7 +29,7 @@ from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings, SoundCache, with_sound
 from audiollm.data.features import FeatureStore
 from audiollm.data.sources import Problems, fingerprint, load_rows, missing_file, of_tasks
-from audiollm.models.attention import BLOCKS, prefer_blocks
+from audiollm.models.attention import BLOCKS, layout_of, prefer_blocks
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
 from audiollm.models.locate import resolve_checkpoint
@@ -170,6 +170,7 @@ def run_recipe(
             before = names[: names.index(name)]
             if built is None:
                 built = start_model(recipe, run, before)
+                prepare_attention(built.model.model.language_model, recipe.model.attn_implementation)
             train_stage(recipe, name, built, data[name], run, sounds, started, deepspeed=deepspeed, sample=sample)
             started = time.perf_counter()
     return run.path / wanted[-1]
@@ -392,8 +393,31 @@ def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
     prepare_lora(model, stage)
     if "connector" in stage.train and "connector" not in model.trained_parts:
         match_connector_scale(model)
-    prefer_blocks(model.model.language_model)
     return select_trainable(model, list(stage.train))
+
+
+def prepare_attention(language_model: Any, wanted: str | None) -> None:
+    """The attention that training goes by; ValueError where the model has not the one that is asked for.
+
+    Where the questions of a clip cannot share it, a line says so.
+    """
+    if wanted is not None:
+        try:
+            language_model.set_attn_implementation(wanted)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"model.attn_implementation={wanted} is not to be had here: {error}") from error
+        if language_model.config._attn_implementation != wanted:
+            raise ValueError(f"{language_model.config.model_type} has no attention {wanted!r}; leave it out")
+    prefer_blocks(language_model)
+    reason = {
+        "rows": "it mixes tokens otherwise than by attention, so that no mask can keep questions apart",
+        "varlen": "flash attention knows no mask; flex_attention or sdpa would do",
+    }.get(layout_of(language_model))
+    if reason:
+        print(
+            f"the questions of a clip do not share it, each hears it by itself: the language model is of type "
+            f"{language_model.config.model_type}, and {reason}"
+        )
 
 
 def check_objectives(recipe: Recipe, name: str, rows: list[Row]) -> None:
@@ -432,6 +456,7 @@ def build_trainer(
     """The trainer of a stage."""
     stage = recipe.stages[name]
     with_text = any(objective.needs_text for objective in objectives.values())
+    layout = layout_of(built.model.model.language_model)
 
     def recordings(rows: list[Row]) -> Recordings:
         return Recordings(
@@ -443,11 +468,13 @@ def build_trainer(
             with_text=with_text,
             sounds=sounds,
             features=features,
+            share_audio=layout == "branches",
         )
 
     train = recordings(data.train)
     collator = Collator(
         built.processor.tokenizer.pad_token_id or 0,
+        layout=layout,
         pack_tokens=stage.data.pack_tokens or pack_tokens_for(built.model),
         targets=[objective.targets for objective in objectives.values()],
     )
@@ -473,7 +500,7 @@ def build_trainer(
 def pack_tokens_for(model: AudioLLMForConditionalGeneration) -> int | None:
     """All clips of a micro-batch in one sequence where attention skips what they do not see of each other."""
     language_model: Any = model.model.language_model
-    return sys.maxsize if language_model.config._attn_implementation == BLOCKS else None
+    return sys.maxsize if language_model.config._attn_implementation in (BLOCKS, "flex_attention") else None
 
 
 def count_groups(recordings: Recordings, counts: list[tuple[int, float]]) -> list[tuple[int, float]]:

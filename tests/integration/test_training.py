@@ -975,3 +975,26 @@ def test_too_many_bad_steps_in_a_row_stop_the_stage_with_their_rows(corpus, tmp_
     recipe = load_recipe(tmp_path / "recipe.yaml", ["stages.only.max_bad_steps=3"])
     with pytest.raises(ValueError, match=r"step 3: the loss .*rows: .*-\d.*Such steps in a row: 3 \(max_bad_steps=3\)"):
         run_recipe(recipe)
+
+
+# ------------------------------------------------------------------------------------------------ what may be switched on
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_stage_has_the_same_loss_and_learning_rates(corpus, tmp_path, lines, backend):
+    """Adapters and heads too: their parameters have other names in a compiled module."""
+    both = {"language_modeling": 1, "ctc": 0.5}
+    compiled = {"torch_compile": True, "torch_compile_backend": backend}
+    found = {}
+    for name, trainer in {"plain": {}, "compiled": compiled}.items():
+        rates = {"connector": 1e-3, "lora": 2e-3, "encoder": 3e-4}
+        trainer = {"max_steps": 3, "per_device_train_batch_size": 2, **trainer}
+        only = stage(corpus, rates, both, rows="eight", trainer=trainer, lora={"r": 2, "alpha": 4})
+        lines.clear()
+        run_recipe(recipe_of(tmp_path / name, corpus, {"only": only}))
+        found[name] = [
+            {key: value for key, value in line.items() if key.startswith(("loss", "lr", "grad"))} for line in lines
+        ]
+    assert len(found["plain"]) == len(found["compiled"]) > 2
+    for plain, compiled in zip(found["plain"], found["compiled"], strict=True):
+        assert plain.keys() == compiled.keys() and compiled == pytest.approx(plain, rel=1e-4)
