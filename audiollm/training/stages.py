@@ -29,7 +29,7 @@ from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings, SoundCache, with_sound
 from audiollm.data.features import FeatureStore
 from audiollm.data.sources import Problems, fingerprint, load_rows, missing_file, of_tasks
-from audiollm.models.attention import BLOCKS, layout_of, prefer_blocks
+from audiollm.models.attention import BLOCKS, layout_of
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
 from audiollm.models.locate import resolve_checkpoint
@@ -41,6 +41,7 @@ from audiollm.models.tokenizer import train_tokenizer
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.features import fill, open_store
+from audiollm.training.kernels import apply_liger, prepare_attention
 from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
 from audiollm.training.resume_points import PREFIX, STATE, newest_whole, written_to
@@ -388,36 +389,14 @@ def prepare_lora(model: AudioLLMForConditionalGeneration, stage: StageSettings) 
 
 
 def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
-    """LoRA where the stage wants it, a connector as loud as text, and the parts that train; trainable counts."""
+    """LoRA and kernels where the stage wants them, a connector as loud as text, what trains; trainable counts."""
     model = built.model
+    if stage.trainer.get("use_liger_kernel"):
+        apply_liger(model.model.language_model, stage.trainer.get("liger_kernel_config"))
     prepare_lora(model, stage)
     if "connector" in stage.train and "connector" not in model.trained_parts:
         match_connector_scale(model)
     return select_trainable(model, list(stage.train))
-
-
-def prepare_attention(language_model: Any, wanted: str | None) -> None:
-    """The attention that training goes by; ValueError where the model has not the one that is asked for.
-
-    Where the questions of a clip cannot share it, a line says so.
-    """
-    if wanted is not None:
-        try:
-            language_model.set_attn_implementation(wanted)
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"model.attn_implementation={wanted} is not to be had here: {error}") from error
-        if language_model.config._attn_implementation != wanted:
-            raise ValueError(f"{language_model.config.model_type} has no attention {wanted!r}; leave it out")
-    prefer_blocks(language_model)
-    reason = {
-        "rows": "it mixes tokens otherwise than by attention, so that no mask can keep questions apart",
-        "varlen": "flash attention knows no mask; flex_attention or sdpa would do",
-    }.get(layout_of(language_model))
-    if reason:
-        print(
-            f"the questions of a clip do not share it, each hears it by itself: the language model is of type "
-            f"{language_model.config.model_type}, and {reason}"
-        )
 
 
 def check_objectives(recipe: Recipe, name: str, rows: list[Row]) -> None:
@@ -540,6 +519,7 @@ def training_arguments(
         "remove_unused_columns": False,
         "deepspeed": deepspeed,
         "disable_tqdm": True,
+        "use_liger_kernel": False,  # the language model alone has such kernels, and was given them
     }
     defaults: dict[str, Any] = {
         "report_to": ["tensorboard"],

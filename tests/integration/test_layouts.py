@@ -29,7 +29,7 @@ from audiollm.data.dataset import Recordings
 from audiollm.models.attention import BLOCKS, branch_mask, layout_of, prefer_blocks, prefers_flex, visible, who_sees
 from audiollm.models.freezing import select_trainable
 from audiollm.models.modeling import IGNORE_INDEX
-from audiollm.training.stages import prepare_attention
+from audiollm.training.kernels import prepare_attention
 
 FLASH = "flash_attention_stand_in"
 
