@@ -987,7 +987,7 @@ def test_a_compiled_stage_has_the_same_losses_and_learning_rates(corpus, tmp_pat
     """The names of a compiled module's parameters are others, and each part keeps its rate all the same."""
     found = {}
     for name, trainer in {"plain": {}, "compiled": {"torch_compile": True, "torch_compile_backend": "eager"}}.items():
-        trainer = {"max_steps": 2, "per_device_train_batch_size": 2, **trainer}
+        trainer = {"max_steps": 1, "per_device_train_batch_size": 2, **trainer}
         rates = {"connector": 1e-3, "lora": 2e-3}
         only = stage(corpus, rates, {"language_modeling": 1}, rows="eight", trainer=trainer, lora={"r": 2, "alpha": 4})
         lines.clear()
