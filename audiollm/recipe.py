@@ -147,6 +147,8 @@ class ModelSettings(Settings):
     """Settings of the language model's chat template, such as `enable_thinking: false` of Qwen3."""
     system_prompt: str | None = None
     """Put before every conversation that has no system message of its own."""
+    attn_implementation: str | None = None
+    """Attention of the language model in training (sdpa, eager, flex_attention, flash_attention_2); null chooses."""
 
     @model_validator(mode="after")
     def _parts_or_checkpoint(self) -> Self:

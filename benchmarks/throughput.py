@@ -1,6 +1,12 @@
 """Rows a second and memory of training, against transformers' own Qwen2-Audio on the same work.
 
     python benchmarks/throughput.py --against transformers --json throughput.json
+    python benchmarks/throughput.py --against nothing --ablate --steps 20          # what each saving is worth
+    python benchmarks/throughput.py --against nothing --questions 1,2,5,10 --steps 20
+    python benchmarks/throughput.py --against nothing --seconds 2,10,30,120 --steps 20
+    python benchmarks/throughput.py --against nothing --cached-features --steps 20
+    python benchmarks/throughput.py --against nothing --ranks 1,2 --threads 1 --steps 20
+    python benchmarks/throughput.py --device cuda --size 7b --steps 20
 
 Both sides train the same clips, questions, sizes and steps, each in a process of its own; they take turns step by step,
 so that a machine whose speed drifts is as fast for one as for the other.
@@ -8,7 +14,8 @@ so that a machine whose speed drifts is as fast for one as for the other.
     peer   Qwen2AudioForConditionalGeneration, its processor, a usual collator, plain Trainer, micro-batches of 8 rows
     ours   the road of `audiollm train`
 
-What a row costs is what a user waits for it: reading the recording, features, forward, backward, optimizer.
+What a row costs is what a user waits for it: reading the recording, features, forward, backward, optimizer. Several
+values of one option are measured one after another. Utilisation is in the convention of flops.py.
 """
 
 import argparse
@@ -16,243 +23,31 @@ import json
 import multiprocessing
 import os
 import platform
-import random
 import shutil
+import socket
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-
-RATE = 16_000
-VOCABULARY = 32_000
-ROWS_A_STEP = 40
-MICRO_BATCH = 8  # rows of the peer, five to a step
-OUR_MICRO_BATCHES = 4  # to a step
-ENCODER = {
-    "d_model": 384,
-    "encoder_layers": 4,
-    "encoder_attention_heads": 6,
-    "encoder_ffn_dim": 1536,
-    "num_mel_bins": 80,
-}
-LLM = {
-    "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8,
-    "num_key_value_heads": 2, "tie_word_embeddings": False, "max_position_embeddings": 8192,
-}  # fmt: skip
-LORA = {"r": 8, "alpha": 16}
-LEARNING_RATE = 5e-3
-SPECIAL = [
-    "<|pad|>",
-    "<|end|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|system|>",
-    "<|audio_bos|>",
-    "<|AUDIO|>",
-    "<|audio_eos|>",
-]
+from flops import language_model_flops, language_model_seconds, listening_flops, matrix_rate
+from sides import SAVINGS, build_ours, build_peer
+from workload import SIZES, Work, write_work
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is trained on, the same for both sides."""
+class Run:
+    """How a side is run."""
 
-    clips: int
-    questions: int  # a clip
-    seconds: float  # the median length; 0.45 is the deviation of its logarithm, cut at a quarter and at 3.5 times
-    epochs: int
-    steps: int | None
-    seed: int
-    folder: str
-
-    def durations(self) -> list[float]:
-        """Seconds of each clip: log-normal."""
-        draw = np.random.default_rng(self.seed)
-        drawn = np.exp(draw.normal(np.log(self.seconds), 0.45 if self.clips > 1 else 0, self.clips))
-        return [float(value) for value in drawn.clip(self.seconds / 4, self.seconds * 3.5)]
-
-    def texts(self, clip: int) -> list[tuple[str, str]]:
-        """Questions of 8 to 25 words and answers of 1 to 25, in words of a Zipf-like distribution."""
-        draw = np.random.default_rng([self.seed, clip])
-
-        def words(count: int) -> str:
-            ranks = (draw.pareto(1.0, count) * 20).astype(int) % (VOCABULARY - len(SPECIAL) - 1)
-            return " ".join(f"w{rank}" for rank in ranks)
-
-        return [(words(draw.integers(8, 26)), words(draw.integers(1, 26))) for _ in range(self.questions)]
-
-    @property
-    def clips_a_step(self) -> int:
-        """So that a step has 40 rows."""
-        return max(ROWS_A_STEP // self.questions, 1)
-
-    @property
-    def num_steps(self) -> int:
-        """Optimizer steps of the run."""
-        return self.steps or max(self.clips * self.epochs // self.clips_a_step, 1)
-
-
-def write_work(work: Work) -> None:
-    """The recordings as wav files, and the rows."""
-    import soundfile
-
-    folder = Path(work.folder)
-    with (folder / "rows.jsonl").open("w") as file:
-        for clip, seconds in enumerate(work.durations()):
-            draw = np.random.default_rng([work.seed, 1, clip])
-            time_axis = np.arange(round(seconds * RATE)) / RATE
-            samples = 0.3 * np.sin(2 * np.pi * draw.uniform(100, 3000) * time_axis) + draw.normal(
-                0, 0.05, len(time_axis)
-            )
-            soundfile.write(folder / f"{clip}.wav", samples.astype(np.float32), RATE)
-            for number, (question, answer) in enumerate(work.texts(clip)):
-                heard = {"type": "audio", "audio": f"{clip}.wav", "duration": len(samples) / RATE}
-                user = {"role": "user", "content": [heard, {"type": "text", "text": question}]}
-                row = {"id": f"{clip}-{number}", "source_id": str(clip), "source": "work"}
-                row["messages"] = [user, {"role": "assistant", "content": answer}]  # type: ignore[assignment]
-                file.write(json.dumps(row) + "\n")
-
-
-def word_tokenizer() -> Any:
-    """One word, one token; the same for both sides."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    from audiollm.models.rendering import DEFAULT_CHAT_TEMPLATE
-
-    words = [*SPECIAL, *(f"w{number}" for number in range(VOCABULARY - len(SPECIAL)))]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(SPECIAL)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
-    fast.chat_template = DEFAULT_CHAT_TEMPLATE
-    return fast
-
-
-# ---------------------------------------------------------------------------------------------------------- two sides
-
-
-def build_peer(work: Work, gate: Any) -> Any:
-    """transformers' Trainer on Qwen2-Audio, LoRA on q and v of the language model."""
-    import soundfile
-    from peft import LoraConfig, get_peft_model
-    from transformers import (
-        Qwen2AudioConfig,
-        Qwen2AudioEncoderConfig,
-        Qwen2AudioForConditionalGeneration,
-        Qwen2AudioProcessor,
-        Qwen2Config,
-        Trainer,
-        TrainingArguments,
-        WhisperFeatureExtractor,
-        set_seed,
-    )
-
-    set_seed(work.seed)
-    tokenizer = word_tokenizer()
-    processor = Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=ENCODER["num_mel_bins"]), tokenizer)
-    config = Qwen2AudioConfig(
-        audio_config=Qwen2AudioEncoderConfig(**ENCODER).to_dict(),
-        text_config=Qwen2Config(vocab_size=VOCABULARY, **LLM).to_dict(),
-        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
-    )
-    model = Qwen2AudioForConditionalGeneration(config)
-    model.requires_grad_(False)
-    targets = r".*language_model.*\.(q_proj|v_proj)"
-    lora = LoraConfig(r=LORA["r"], lora_alpha=LORA["alpha"], target_modules=targets, lora_dropout=0.0)
-    model = get_peft_model(model, lora)
-    folder = Path(work.folder)
-
-    def collate(rows: list[tuple[int, str, str]]) -> dict[str, Any]:
-        head = [f"<|user|> <|audio_bos|><|AUDIO|><|audio_eos|> {question} <|assistant|> " for _, question, _ in rows]
-        text = [f"{start}{answer} <|end|>" for start, (_, _, answer) in zip(head, rows, strict=True)]
-        audio = [soundfile.read(folder / f"{clip}.wav", dtype="float32")[0] for clip, _, _ in rows]
-        batch = processor(text=text, audio=audio, sampling_rate=RATE, padding=True, return_tensors="pt")
-        labels = batch["input_ids"].clone()
-        labels[batch["attention_mask"] == 0] = -100
-        for number, (_, _, answer) in enumerate(rows):
-            learned = len(answer.split()) + 1
-            real = batch["attention_mask"][number].nonzero().flatten()
-            labels[number, real[:-learned]] = -100
-        return {**batch, "labels": labels}
-
-    order = [clip for epoch in range(1000) for clip in random.Random(epoch).sample(range(work.clips), work.clips)]
-    rows = [(clip, question, answer) for clip in order for question, answer in work.texts(clip)]
-    arguments = TrainingArguments(
-        output_dir=str(folder / "peer"), per_device_train_batch_size=MICRO_BATCH,
-        gradient_accumulation_steps=ROWS_A_STEP // MICRO_BATCH, max_steps=work.num_steps, learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant", use_cpu=not torch.cuda.is_available(), logging_steps=1, save_strategy="no",
-        train_sampling_strategy="sequential", remove_unused_columns=False, report_to=[], disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )  # fmt: skip
-    return Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=rows[: (work.num_steps + 1) * ROWS_A_STEP],  # type: ignore[arg-type]
-        data_collator=collate,
-        callbacks=[gate],
-    )
-
-
-def build_ours(work: Work, gate: Any, settings: list[str]) -> Any:
-    """The trainer that `audiollm train` makes for a stage of a recipe."""
-    import yaml
-
-    from audiollm.data.dataset import SoundCache
-    from audiollm.models.parts import build
-    from audiollm.recipe import load_recipe
-    from audiollm.training import stages
-    from audiollm.training.features import fill, open_store
-
-    folder = Path(work.folder)
-    rows = str(folder / "rows.jsonl")
-    encoder = {"name": "whisper", "config": ENCODER}
-    connector = {"name": "mlp", "stack": 2, "hidden_size": 512}  # 25 audio tokens a second, as the peer's pooling gives
-    tokenizer = {"tokenizer": {"train_on": rows, "vocab_size": 1000}}  # not used: both sides have one of whole words
-    llm = {"config": {"model_type": "qwen2", "vocab_size": VOCABULARY, **LLM}}
-    stage = {
-        "train": {"lora": LEARNING_RATE},
-        "objectives": {"language_modeling": 1},
-        "lora": {**LORA, "target_modules": ["q_proj", "v_proj"]},
-        "data": {"train": [rows]},
-        "trainer": {
-            "max_steps": work.num_steps, "per_device_train_batch_size": work.clips_a_step // OUR_MICRO_BATCHES,
-            "gradient_accumulation_steps": OUR_MICRO_BATCHES, "logging_steps": 1,
-            "lr_scheduler_type": "constant", "save_steps": 100_000, "report_to": [],
-        },
-    }  # fmt: skip
-    written = {
-        "name": "throughput", "output": str(folder / "ours"), "data": str(folder), "seed": work.seed,
-        "model": {"encoder": encoder, "connector": connector, "llm": llm | tokenizer},
-        "stages": {"instruct": stage},
-    }  # fmt: skip
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(written))
-    recipe = load_recipe(folder / "recipe.yaml", settings)
-    stages.set_seed(work.seed)
-    built = build(encoder=encoder, connector=connector, llm=llm, tokenizer=word_tokenizer())
-    settled = recipe.stages["instruct"]
-    stages.prepare_model(built, settled)
-    objectives = stages.build_objectives(settled, built)
-    data = stages.StageData.load(recipe, settled)
-    tower = built.model.model.audio_tower
-    store = open_store(recipe, tower) if settled.data.cache_features else None
-    trainer = stages.build_trainer(
-        recipe, "instruct", built, objectives, data, folder / "ours", folder / "logs", SoundCache(2**30), None, store
-    )
-    if store is not None:
-        started = time.perf_counter()
-        fill(store, tower, data.train, trainer.accelerator)
-        trainer.encoding_seconds = time.perf_counter() - started  # type: ignore[attr-defined]
-    trainer.add_callback(gate)
-    return trainer
-
-
-# ------------------------------------------------------------------------------------------------------- measurement
+    side: str  # peer, ours
+    threads: int
+    settings: list[str] = field(default_factory=list)  # of our recipe
+    without: str | None = None  # a saving that is off
+    ranks: int = 1
 
 
 def gate_of(connection: Any) -> Any:
@@ -283,113 +78,208 @@ def memory_gib(field: str) -> float:
     return int(line.split()[1]) / 2**20
 
 
-def side(name: str, work: Work, settings: list[str], threads: int, connection: Any) -> None:
-    """One process: build, train step by step, tell the losses and the memory."""
-    torch.set_num_threads(threads)
+def peak_begins(device: str) -> float:
+    """GiB in use now; the peak counts from here."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**30
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory_gib("VmRSS")
+
+
+def side(run: Run, work: Work, rank: int, port: int, connection: Any) -> None:
+    """One process: build, train step by step, tell the losses, the memory and the operations."""
+    torch.set_num_threads(run.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if run.ranks > 1:  # as torchrun does
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(run.ranks)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     gate = gate_of(connection)
-    trainer = build_peer(work, gate) if name == "peer" else build_ours(work, gate, settings)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    own = memory_gib("VmRSS")
+    is_peer = run.side == "peer"
+    trainer = build_peer(work, gate) if is_peer else build_ours(work, gate, run.settings, run.without)
+    own = peak_begins(work.device)
     connection.send({"ready": own})
     trainer.train()
-    scale = trainer.args.gradient_accumulation_steps if name == "peer" else 1  # Qwen2-Audio's mean is not divided
+    scale = trainer.args.gradient_accumulation_steps if is_peer else 1  # Qwen2-Audio's mean is not divided
     losses = [entry["loss"] / scale for entry in trainer.state.log_history if "loss" in entry]
-    encoding = getattr(trainer, "encoding_seconds", 0.0)
-    peak = memory_gib("VmHWM") - own
-    connection.send({"losses": losses, "peak_gib": peak, "own_gib": own, "encoding": encoding})
+    peak = (torch.cuda.max_memory_allocated() / 2**30 if work.device == "cuda" else memory_gib("VmHWM")) - own
+    told = {"losses": losses, "peak_gib": peak, "own_gib": own, "encoding": getattr(trainer, "encoding_seconds", 0.0)}
+    if not is_peer and run.without is None:
+        told |= operations(trainer, work)
+    connection.send(told)
 
 
-def matrix_rate(threads: int) -> float:
-    """float32 GFLOP/s of a matrix product of the language model's shape."""
-    torch.set_num_threads(threads)
-    a, b = torch.randn(1024, 512), torch.randn(512, 1536)
-    best = 0.0
-    for _ in range(5):
-        started = time.perf_counter()
-        for _ in range(50):
-            a @ b
-        best = max(best, 50 * 2 * 1024 * 512 * 1536 / (time.perf_counter() - started) / 1e9)
-    return best
+def operations(trainer: Any, work: Work) -> dict[str, float]:
+    """GFLOP of a step by the convention, over some batches, and seconds of the language model's part of them."""
+    model = trainer.stage_model.model
+    loader = iter(trainer.get_train_dataloader())
+    batches = [trainer._prepare_inputs(batch) for _, batch in zip(range(4), loader, strict=False)]
+    with trainer.compute_loss_context_manager():
+        seconds = language_model_seconds(model, batches)
+    inner = sum(language_model_flops(model, batch) for batch in batches) / 1e9
+    whole = inner + sum(listening_flops(model, batch) for batch in batches) / 1e9
+    rows = sum(len(batch["row_ids"]) for batch in batches)
+    tokens = sum(batch["input_ids"].numel() for batch in batches)
+    return {
+        "gflop_a_row": whole / rows,
+        "language_model_gflop_per_second": inner / seconds,
+        "tokens_a_row": tokens / rows,
+    }
 
 
-def measure(work: Work, names: list[str], settings: list[str], threads: int) -> dict[str, dict[str, Any]]:
-    """Seconds of each step, losses and memory of each side, the sides taking turns."""
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def measure(work: Work, runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
+    """Seconds of each step, losses and memory of each run, the runs taking turns; of several ranks the first tells."""
     context = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
-    for name in names:
-        pipes[name], other = context.Pipe()
-        process = context.Process(target=side, args=(name, work, settings, threads, other), daemon=True)
-        process.start()
-        other.close()
-        processes.append(process)
-        pipes[name].recv()
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    pipes: dict[str, list[Any]] = {}
+    for name, run in runs.items():
+        port, pipes[name] = free_port(), []
+        for rank in range(run.ranks):
+            pipe, other = context.Pipe()
+            context.Process(target=side, args=(run, work, rank, port, other), daemon=True).start()
+            other.close()
+            pipes[name].append(pipe)
+        for pipe in pipes[name]:
+            pipe.recv()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(work.num_steps):
-        for name in names:
-            pipes[name].send("go")
-            seconds[name].append(pipes[name].recv()["seconds"])
+        for name in runs:
+            for pipe in pipes[name]:
+                pipe.send("go")
+            seconds[name].append(max(pipe.recv()["seconds"] for pipe in pipes[name]))
             print(f"  {name} step {len(seconds[name])}: {seconds[name][-1]:.2f} s", flush=True)
-    return {name: {"seconds": seconds[name], **pipes[name].recv()} for name in names}
+    told = {name: [pipe.recv() for pipe in pipes[name]] for name in runs}
+    return {name: {"seconds": seconds[name], **told[name][0]} for name in runs}
 
 
-def figures(work: Work, found: dict[str, Any]) -> dict[str, Any]:
-    """What is reported of a side; the first step, in which memory is claimed, is not counted where there are others."""
-    counted = found["seconds"][1:] or found["seconds"]
-    rows = work.clips_a_step * work.questions
+def figures(work: Work, run: Run, found: dict[str, Any], matrix_gflops: float) -> dict[str, Any]:
+    """What is reported of a run; the first step, in which memory is claimed, is not counted where there are others."""
+    step = statistics.mean(found["seconds"][1:] or found["seconds"])
+    rows = work.clips_a_step * work.questions * run.ranks
     losses = found["losses"]
     third = max(len(losses) // 3, 1)
-    return {
-        "rows_per_second": rows / statistics.mean(counted),
-        "audio_seconds_per_second": work.clips_a_step * statistics.mean(work.durations()) * work.questions
-        / statistics.mean(counted),
-        "step_seconds": statistics.mean(counted),
+    told = {
+        "rows_per_second": rows / step,
+        "audio_seconds_per_second": rows * statistics.mean(work.durations()) / step,
+        "step_seconds": step,
         "peak_gib_above_model": found["peak_gib"],
         "model_gib": found["own_gib"],
-        "seconds_of_encoding_once": found["encoding"],  # with `cache_features`, before the first step
+        "seconds_of_encoding_once": found["encoding"],  # with kept features, before the first step
         "loss_first_third": statistics.mean(losses[:third]),
         "loss_last_third": statistics.mean(losses[-third:]),
         "steps": len(found["seconds"]),
-    }  # fmt: skip
+    }
+    if "gflop_a_row" in found:
+        told["tokens_per_second"] = found["tokens_a_row"] * rows / step
+        told["utilisation_whole_step"] = found["gflop_a_row"] * rows / step / run.ranks / matrix_gflops
+        told["utilisation_language_model"] = found["language_model_gflop_per_second"] / matrix_gflops
+    return told
+
+
+def against(work: Work, runs: dict[str, Run]) -> dict[str, Any]:
+    """Measure the runs on new recordings; what each gave, and ratios of ours to the peer's."""
+    folder = tempfile.mkdtemp()
+    work = replace(work, folder=folder)
+    try:
+        write_work(work)
+        rate = matrix_rate(work.device, next(iter(runs.values())).threads)
+        found = measure(work, runs)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    result: dict[str, Any] = {name: figures(work, run, found[name], rate) for name, run in runs.items()}
+    if "peer" in result:
+        for ratio, key in {"rows_per_second": "rows_per_second", "peak_memory": "peak_gib_above_model"}.items():
+            result[f"ratio_{ratio}"] = result["ours"][key] / result["peer"][key]
+    result["matrix_gflops"] = rate
+    result["work"] = {key: value for key, value in asdict(work).items() if key != "folder"} | {"steps": work.num_steps}
+    return result
+
+
+def ablation(work: Work, ours: Run) -> dict[str, Any]:
+    """Each saving off in turn, beside everything on: a pair of runs that take turns, for each."""
+    rows = {}
+    for saving in SAVINGS:
+        result = against(work, {"ours": ours, "without": replace(ours, without=saving)})
+        on, off = result["ours"], result["without"]
+        rows[saving] = {
+            "rows_per_second": off["rows_per_second"],
+            "peak_gib_above_model": off["peak_gib_above_model"],
+            "speed_ratio": on["rows_per_second"] / off["rows_per_second"],
+            "memory_ratio": on["peak_gib_above_model"] / off["peak_gib_above_model"],
+            "everything_on": on,
+        }
+    print(f"\n{'switched off':36} rows/s   GiB   all on: speed, memory")
+    for saving, row in rows.items():
+        print(
+            f"{saving:36} {row['rows_per_second']:6.2f} {row['peak_gib_above_model']:5.2f}"
+            f"   x {row['speed_ratio']:.2f}, x {row['memory_ratio']:.2f}"
+        )
+    return rows
+
+
+def numbers(kind: type) -> Any:
+    """One number, or several with commas between."""
+    return lambda text: [kind(part) for part in text.split(",")]
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", choices=["transformers", "nothing"], default="transformers")
+    parser.add_argument("--ablate", action="store_true", help="each saving switched off in turn, ours alone")
+    parser.add_argument("--questions", type=numbers(int), default=[5], help="a clip; several: 1,2,5,10")
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--seconds", type=numbers(float), default=[8.0], help="median length; of several, the length")
+    parser.add_argument("--ranks", type=numbers(int), default=[1], help="processes of ours; several: 1,2")
+    parser.add_argument("--cached-features", action="store_true", help="the encoder's output is kept on disk")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="instead of whole epochs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="of a process")
+    parser.add_argument("--size", choices=[*SIZES], default="small")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of our recipe")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.against == "transformers" and options.ranks != [1]:
+        parser.error("--ranks is of ours alone: add --against nothing")
+    return options
 
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", choices=["transformers", "nothing"], default="transformers")
-    parser.add_argument("--questions", type=int, default=5, help="a clip")
-    parser.add_argument("--clips", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=8.0, help="median length of a clip")
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--steps", type=int, help="instead of whole epochs")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of our recipe")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    folder = tempfile.mkdtemp()
-    work = Work(options.clips, options.questions, options.seconds, options.epochs, options.steps, options.seed, folder)
-    try:
-        write_work(work)
-        names = ["ours"] if options.against == "nothing" else ["peer", "ours"]
-        found = measure(work, names, options.set, options.threads)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    sides = {name: figures(work, found[name]) for name in names}
-    result: dict[str, Any] = dict(sides)
-    if "peer" in sides:
-        result["ratio_rows_per_second"] = sides["ours"]["rows_per_second"] / sides["peer"]["rows_per_second"]
-        result["ratio_peak_memory"] = sides["ours"]["peak_gib_above_model"] / sides["peer"]["peak_gib_above_model"]
-    result["matrix_gflops"] = matrix_rate(options.threads)
-    result["work"] = {key: value for key, value in asdict(work).items() if key != "folder"} | {"steps": work.num_steps}
-    result["machine"] = {
+    options = parse()
+    settings = [*options.set, *(["stages.instruct.data.cache_features=true"] if options.cached_features else [])]
+    spread = 0.45 if len(options.seconds) == 1 else 0.0
+    results = []
+    for questions, seconds, ranks in product(options.questions, options.seconds, options.ranks):
+        work = Work(
+            options.clips, questions, seconds, options.epochs, options.steps, options.seed, "", spread, options.size,
+            options.device,
+        )  # fmt: skip
+        ours = Run("ours", options.threads, settings, ranks=ranks)
+        if options.ablate:
+            result: dict[str, Any] = {"ablation": ablation(work, ours)}
+        else:
+            peer = {"peer": Run("peer", options.threads)} if options.against == "transformers" else {}
+            result = against(work, {**peer, "ours": ours})
+        results.append({**result, "questions": questions, "seconds": seconds, "ranks": ranks})
+    whole = results[0] if len(results) == 1 else {"runs": results}
+    whole["machine"] = {
         "cpu": platform.processor() or platform.machine(),
+        "gpu": torch.cuda.get_device_name() if options.device == "cuda" else None,
         "threads": options.threads,
         "torch": torch.__version__,
     }
-    print(json.dumps(result, indent=1))
+    print(json.dumps(whole, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        options.json.write_text(json.dumps(whole, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -44,8 +44,46 @@ LLMS = {
         "model_type": "gemma3_text", "sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"],
         "tie_word_embeddings": False,
     },
+    "phi3": {"model_type": "phi3"},
+    "phi3_window": {"model_type": "phi3", "sliding_window": 9},
+    "gemma2": {
+        "model_type": "gemma2", "sliding_window": 9, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 5.0, "tie_word_embeddings": False,
+    },
+    "granite": {
+        "model_type": "granite", "embedding_multiplier": 3.0, "residual_multiplier": 0.7, "attention_multiplier": 0.2,
+        "logits_scaling": 2.0,
+    },
+    "smollm3": {"model_type": "smollm3", "no_rope_layers": [1, 0]},
+    "olmo2": {"model_type": "olmo2"},
 }  # fmt: skip
-"""Language models by name: full attention, a window in every layer, a window in some layers, scaled embeddings."""
+"""Language models by name: full attention, a window in every layer or in some, scaled embeddings, capped scores."""
+
+HYBRID = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}  # fmt: skip
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_expand": 2}
+RECURRENT = {
+    "qwen3_next": {
+        "model_type": "qwen3_next", "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16, "decoder_sparse_step": 1, **HYBRID,
+    },
+    "qwen3_5": {"model_type": "qwen3_5_text", **HYBRID},
+    "mamba2": {"model_type": "mamba2", "num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1, "chunk_size": 8},
+    "bamba": {"model_type": "bamba", "attn_layer_indices": [1], **MAMBA},
+    "jamba": {
+        "model_type": "jamba", "num_experts": 2, "mamba_d_state": 8, "attn_layer_period": 2, "attn_layer_offset": 1,
+        "initializer_range": 0.05,  # wider, its recurrence multiplies rounding by a hundred
+    },
+    "falcon_h1": {"model_type": "falcon_h1", "mamba_d_ssm": 32, **MAMBA, "mamba_d_head": 8},
+    "granitemoehybrid": {
+        "model_type": "granitemoehybrid", "layer_types": ["mamba", "attention"], "num_local_experts": 0,
+        "shared_intermediate_size": 48, **MAMBA,
+    },
+    "lfm2": {"model_type": "lfm2", "layer_types": ["conv", "full_attention"]},
+}  # fmt: skip
+"""Language models that mix tokens by a recurrence or a convolution too, so that no mask keeps questions apart."""
 
 WORDS = (
     "what do you hear? is there a dog or a bell in it? which comes first, the high or the low one? "
@@ -61,7 +99,7 @@ def tokenizer():
 def tiny(llm: str = "qwen3", connector: dict = QFORMER, seed: int = 0, **changes) -> Built:
     """A model and its processor; `changes` are settings of the language model's config."""
     torch.manual_seed(seed)
-    config = {**LLM, **LLMS[llm], **changes}
+    config = {**LLM, **(LLMS | RECURRENT)[llm], **changes}
     built = build(encoder={"config": ENCODER}, connector=connector, llm={"config": config}, tokenizer=tokenizer())
     unsettle(built.model.model.audio_tower)
     return built

@@ -4,7 +4,7 @@ Shapes: B packed sequences, S tokens, N clips, L samples.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -26,6 +26,11 @@ class Batch(TypedDict, total=False):
     branch_ids: Tensor  # [B, S] int64; 0 is the trunk
     clip_ids: Tensor  # [B, S] int64; -1 is padding
     shift_labels: Tensor  # [B, S] int64; the token that this position predicts, or IGNORE_INDEX
+    attention_mask: Tensor  # [B, S] int64; in place of the two ids, where each question is a row
+    cu_seq_lens_q: Tensor  # [questions + 1] int32; in place of the two ids, where questions stand one after another
+    cu_seq_lens_k: Tensor  # the same
+    max_length_q: int  # of a question
+    max_length_k: int
     input_values: Tensor  # [N, L] float32 in [-1, 1]; the clips that have no kept frames, in prompt order
     input_values_mask: Tensor  # [N, L] bool; False after a clip's end
     audio_frames: Tensor  # [K, T, C] bfloat16; what a frozen encoder made of clips before, in prompt order
@@ -40,11 +45,26 @@ Targets = Callable[[Sequence[AudioPart]], dict[str, Tensor]]
 """What an objective makes of the clips of a batch, in the order of `input_values`."""
 
 
-class Collator:
-    """Packs sequences into rows of like length and pads; `pack_tokens` is the least length of such a row."""
+Layout = Literal["branches", "rows", "varlen"]
+"""How sequences lie in a batch: packed, with ids; a padded row each; one after another, told apart by their lengths."""
 
-    def __init__(self, pad_token_id: int, *, pack_tokens: int | None = None, targets: Sequence[Targets] = ()) -> None:
+
+class Collator:
+    """Packs sequences into rows of like length and pads; `pack_tokens` is the least length of such a row.
+
+    In the layouts `rows` and `varlen` a sequence must hold one question alone: it is then like any text.
+    """
+
+    def __init__(
+        self,
+        pad_token_id: int,
+        *,
+        layout: Layout = "branches",
+        pack_tokens: int | None = None,
+        targets: Sequence[Targets] = (),
+    ) -> None:
         self.pad_token_id = pad_token_id
+        self.layout = layout
         self.pack_tokens = pack_tokens or 0
         self.targets = targets
 
@@ -68,6 +88,11 @@ class Collator:
 
     def pack(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], list[Example]]:
         """Token tensors [B, S], and the examples in the order in which they stand in them."""
+        if self.layout != "branches":
+            sequences = [s for example in examples for s in example.sequences]
+            assert all(int(s.branch_ids.max()) <= 1 for s in sequences)
+            plain = padded_rows(sequences, self.pad_token_id) if self.layout == "rows" else one_after_another(sequences)
+            return plain, list(examples)
         lengths = [sum(len(s) for s in example.sequences) for example in examples]
         bins = best_fit(lengths, max(self.pack_tokens, max(lengths)))
         rows = [join([s for index in members for s in examples[index].sequences]) for members in bins]
@@ -91,6 +116,22 @@ def pad_sequences(rows: Sequence[PackedSequence], pad_token_id: int) -> dict[str
         "clip_ids": padded("clip_ids", PADDING),
         "shift_labels": padded("shift_labels", IGNORE_INDEX),
     }
+
+
+def padded_rows(sequences: Sequence[PackedSequence], pad_token_id: int) -> dict[str, Tensor]:
+    """A row for each sequence, with the usual attention mask: [B, S] each."""
+    padded = pad_sequences(sequences, pad_token_id)
+    mask = (padded["clip_ids"] != PADDING).long()
+    return {"input_ids": padded["input_ids"], "attention_mask": mask, "shift_labels": padded["shift_labels"]}
+
+
+def one_after_another(sequences: Sequence[PackedSequence]) -> dict[str, Any]:
+    """All sequences in one [1, S], and where each begins, as FlashAttention takes them; the lengths are plain ints."""
+    joined = pad_sequences([join(sequences)], 0)
+    lengths = torch.tensor([0, *map(len, sequences)])
+    ends, longest = lengths.cumsum(0).int(), int(lengths.max())
+    tokens = {name: joined[name] for name in ("input_ids", "position_ids", "shift_labels")}
+    return tokens | {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
 
 
 def pad_waveforms(waveforms: Sequence[np.ndarray]) -> dict[str, Tensor]:

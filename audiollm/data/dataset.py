@@ -66,6 +66,7 @@ class Recordings(Dataset[Example]):
         with_text: bool = True,
         sounds: "SoundCache | None" = None,
         features: FeatureStore | None = None,
+        share_audio: bool = True,
     ) -> None:
         self.rows = rows
         self.groups = group_rows(rows)
@@ -76,6 +77,7 @@ class Recordings(Dataset[Example]):
         self.with_text = with_text
         self.sounds = sounds or SoundCache(0)
         self.features = features
+        self.share_audio = share_audio
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -92,7 +94,8 @@ class Recordings(Dataset[Example]):
         if not self.with_text:
             return Example((), sounds, clips, row_ids, problem)
         rendered = [tokens for row in rows for tokens in self.render(row, sounds)]
-        parts = split_by_audio(rendered, self.renderer.audio_token_id)
+        alone = [[tokens] for tokens in rendered]
+        parts = split_by_audio(rendered, self.renderer.audio_token_id) if self.share_audio else alone
         sequences = tuple(pack_branches(part) for part in parts)
         if problem:
             sequences = tuple(replace(s, shift_labels=np.full_like(s.shift_labels, IGNORE_INDEX)) for s in sequences)

@@ -2,18 +2,23 @@
 
  token i sees token j  iff  j <= i, same clip, and branch(j) is 0 (the trunk) or branch(i)
 
-Two ways to it, equal to rounding. `blocks` (what sdpa becomes in training) attends clip by clip, the trunk to itself
+Three ways to it, equal to rounding. `blocks` (what sdpa becomes in training) attends clip by clip, the trunk to itself
 and the branches to the whole clip: what nobody sees is not computed, and clips of any length stand in one sequence
-without padding. A dense mask, one for each attention type of the language model, serves eager attention.
+without padding. Flex attention does the same in one kernel a layer, by a block mask, on a GPU alone. A dense mask, one
+for each attention type of the language model, serves eager attention.
+A model that mixes tokens otherwise than by attention (linear attention, convolutions) takes no such mask: there each
+question is a row with its own audio (`layout_of`).
 Shapes: B sequences, S tokens, H heads, D head width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -24,6 +29,9 @@ BLOCKS = "blocks"
 """The name of clip-by-clip attention among the library's implementations; without packed clips it is sdpa."""
 WORTH_TWO_CALLS = 256
 """Tokens of a block from which on the trunk is attended by itself; in a short one a second call costs more."""
+
+Layout = Literal["branches", "rows", "varlen"]
+"""How questions lie in a batch: sharing their audio; a padded row each; one after another, told apart by lengths."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,8 @@ def block_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """An attention function of the library: [B, H, S, D] -> [B, S, H, D]. Padding gives zeros."""
+    if extra := [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]:
+        raise ValueError(f"{type(module).__name__} has {extra[0]}, which sdpa has not; use attn_implementation='eager'")
     if blocks is None:
         if attention_mask is not None and attention_mask.numel() == 0:
             raise ValueError(f"{type(module).__name__} does not hand on `blocks`; use attn_implementation='eager'")
@@ -113,43 +123,78 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(BLOCKS, ALL_MASK_ATTENTION_FUNCTIONS["sdpa
 
 def prefer_blocks(language_model: Any) -> bool:
     """Attend clip by clip where the language model would use sdpa; whether it does."""
-    if language_model.config._attn_implementation == "sdpa":
+    if language_model.config._attn_implementation == "sdpa" and takes_branches(language_model):
         language_model.set_attn_implementation(BLOCKS)
     return bool(language_model.config._attn_implementation == BLOCKS)
 
 
-def visible(clip_ids_BS: Tensor, branch_ids_BS: Tensor) -> Tensor:
+def takes_branches(language_model: Any) -> bool:
+    """Whether a mask decides all that a token sees: every layer attends, by a function of the library's table."""
+    layer_types = set(getattr(language_model.config, "layer_types", None) or ())
+    attends_everywhere = language_model._supports_attention_backend and not language_model._is_stateful
+    return bool(attends_everywhere and layer_types <= {"full_attention", "sliding_attention"})
+
+
+def layout_of(language_model: Any) -> Layout:
+    """How the questions of a stage must lie for this language model and its attention."""
+    if not takes_branches(language_model):
+        return "rows"
+    return "varlen" if language_model.config._attn_implementation.startswith("flash_attention") else "branches"
+
+
+def who_sees(
+    clip_ids_BS: Tensor, branch_ids_BS: Tensor, position_ids_BS: Tensor | None = None, window: int | None = None
+) -> Callable[..., Tensor]:
+    """The rule as a function of (row, head, i, j), as flex attention takes it; a token of padding sees itself.
+
+    A window is cut by position: an index also counts the other branches.
+    """
+
+    def sees(b: Tensor, _: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        same_clip = (clip_ids_BS[b, i] == clip_ids_BS[b, j]) & (clip_ids_BS[b, j] != PADDING)
+        on_path = (branch_ids_BS[b, j] == 0) | (branch_ids_BS[b, j] == branch_ids_BS[b, i])
+        found = same_clip & on_path & (j <= i)
+        if window is not None:
+            assert position_ids_BS is not None
+            found = found & (position_ids_BS[b, i] - position_ids_BS[b, j] < window)
+        return found | (i == j)
+
+    return sees
+
+
+def visible(
+    clip_ids_BS: Tensor, branch_ids_BS: Tensor, position_ids_BS: Tensor | None = None, window: int | None = None
+) -> Tensor:
     """Who sees whom [B, S, S], True where row i may look at column j."""
-    same_clip = clip_ids_BS[:, :, None] == clip_ids_BS[:, None, :]
-    on_path = (branch_ids_BS[:, None, :] == 0) | (branch_ids_BS[:, :, None] == branch_ids_BS[:, None, :])
-    S = clip_ids_BS.shape[1]
-    causal_SS = torch.ones(S, S, dtype=torch.bool, device=clip_ids_BS.device).tril()
-    itself_SS = torch.eye(S, dtype=torch.bool, device=clip_ids_BS.device)
-    is_token_B1S = (clip_ids_BS != PADDING)[:, None, :]
-    return (same_clip & on_path & causal_SS & is_token_B1S) | itself_SS
+    rows, tokens = (torch.arange(size, device=clip_ids_BS.device) for size in clip_ids_BS.shape)
+    sees = who_sees(clip_ids_BS, branch_ids_BS, position_ids_BS, window)
+    return sees(rows[:, None, None], rows, tokens[None, :, None], tokens[None, None, :])
 
 
 def branch_mask(
     text_config: Any, clip_ids_BS: Tensor, branch_ids_BS: Tensor, position_ids_BS: Tensor, dtype: torch.dtype
-) -> Tensor | dict[str, Tensor]:
-    """The mask in the form that the language model takes: [B, 1, S, S], or one for each of its attention types."""
-    see_BSS = visible(clip_ids_BS, branch_ids_BS)
-    implementation = text_config._attn_implementation
+) -> Any:
+    """The mask in the form that the language model takes: one, or one for each of its attention types.
 
-    def finish(see: Tensor) -> Tensor:
-        return as_mask(see[:, None], implementation, dtype)
+    Dense [B, 1, S, S] for sdpa and eager attention, a block mask for flex attention.
+    """
 
-    def windowed() -> Tensor:  # by position: an index also counts the other branches
-        distance = position_ids_BS[:, :, None] - position_ids_BS[:, None, :]
-        return finish(see_BSS & (distance < text_config.sliding_window))
+    def mask(window: int | None = None) -> Any:
+        place = clip_ids_BS, branch_ids_BS, position_ids_BS, window
+        if text_config._attn_implementation == "flex_attention":
+            B, S = clip_ids_BS.shape
+            on_gpu = clip_ids_BS.is_cuda  # uncompiled it would write all S x S pairs out
+            make = torch.compile(create_block_mask) if on_gpu else create_block_mask
+            return make(who_sees(*place), B, None, S, S, device=clip_ids_BS.device)
+        return as_mask(visible(*place)[:, None], text_config._attn_implementation, dtype)
 
     layer_types = set(getattr(text_config, "layer_types", None) or ())
     if not layer_types:
-        return windowed() if getattr(text_config, "sliding_window", None) else finish(see_BSS)
+        return mask(getattr(text_config, "sliding_window", None))
     if layer_types == {"full_attention"}:
-        return finish(see_BSS)
+        return mask()
     if layer_types <= {"full_attention", "sliding_attention"}:
-        return {"full_attention": finish(see_BSS), "sliding_attention": windowed()}
+        return {"full_attention": mask(), "sliding_attention": mask(text_config.sliding_window)}
     raise ValueError(
         f"{text_config.model_type} has layers of type {sorted(layer_types)}, which cannot take the mask of shared audio"
     )
@@ -161,4 +206,6 @@ def as_mask(see: Tensor, implementation: str, dtype: torch.dtype) -> Tensor:
         return see
     if implementation == "eager":
         return torch.zeros_like(see, dtype=dtype).masked_fill(~see, torch.finfo(dtype).min)
-    raise ValueError(f"attention {implementation!r} cannot take the mask of shared audio; use sdpa or eager")
+    raise ValueError(
+        f"attention {implementation!r} cannot take the mask of shared audio; use sdpa, eager or flex_attention"
+    )

@@ -118,12 +118,16 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
             if config._attn_implementation == BLOCKS:
                 kwargs["blocks"] = blocks_of(clip_ids, branch_ids, position_ids)
                 mask = inputs_embeds.new_zeros(1, 1, 0, 0)  # so that the language model makes none of its own
+            elif (
+                config._attn_implementation == "flex_attention" and self.training and inputs_embeds.device.type == "cpu"
+            ):
+                raise ValueError("flex attention trains on a GPU alone; leave `attn_implementation` out, or use sdpa")
             else:
                 mask = branch_mask(config, clip_ids, branch_ids, position_ids, inputs_embeds.dtype)
             kwargs["use_cache"] = False
-        return self.language_model(
-            inputs_embeds=inputs_embeds, attention_mask=mask, position_ids=position_ids, **kwargs
-        )
+        if position_ids is not None:  # a recurrent language model knows none
+            kwargs["position_ids"] = position_ids
+        return self.language_model(inputs_embeds=inputs_embeds, attention_mask=mask, **kwargs)
 
     def embed(
         self, input_ids_BS: Any, input_values: Tensor | None, input_values_mask: Any, kept: Kept | None = None
@@ -212,6 +216,8 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
         """
         if labels is not None and shift_labels is None:
             shift_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        if shift_labels is not None:
+            kwargs["use_cache"] = False
         outputs = self.model(input_ids, input_values, input_values_mask, **kwargs)
         hidden_BSD = outputs.last_hidden_state
         if shift_labels is not None:
@@ -219,7 +225,7 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
             return CausalLMOutputWithPast(loss=loss)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.project(hidden_BSD[:, keep])
-        return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.past_key_values)
+        return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.get("past_key_values"))
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **kwargs: Any

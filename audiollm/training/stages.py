@@ -30,7 +30,7 @@ from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings, SoundCache, with_sound
 from audiollm.data.features import FeatureStore
 from audiollm.data.sources import Problems, fingerprint, load_rows, missing_file, of_tasks
-from audiollm.models.attention import BLOCKS, prefer_blocks
+from audiollm.models.attention import BLOCKS, layout_of
 from audiollm.models.checkpoint import copy_checkpoint, save_checkpoint
 from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
 from audiollm.models.locate import resolve_checkpoint
@@ -42,6 +42,7 @@ from audiollm.models.tokenizer import train_tokenizer
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.features import fill, open_store
+from audiollm.training.kernels import apply_liger, prepare_attention
 from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
 from audiollm.training.resume_points import PREFIX, STATE, newest_whole, written_to
@@ -190,6 +191,7 @@ def run_recipe(
             before = names[: names.index(name)]
             if built is None:
                 built = start_model(recipe, run, before)
+                prepare_attention(built.model.model.language_model, recipe.model.attn_implementation)
             sharding = Sharding(deepspeed, fsdp)
             built = train_stage(recipe, name, built, data[name], run, sounds, started, sharding, sample=sample)
             started = time.perf_counter()
@@ -357,6 +359,7 @@ def train_stage(
     if trainer.is_sharded:  # nobody takes a model out of DeepSpeed's hands, or FSDP2's
         unset_hf_deepspeed_config()
         built = load_built(run.path / name)
+        prepare_attention(built.model.model.language_model, recipe.model.attn_implementation)
     if is_main() and sample is not None and data.validation and "language_modeling" in objectives:
         sample(built.model, built.processor, data.validation)
     return built
@@ -420,12 +423,13 @@ def prepare_lora(model: AudioLLMForConditionalGeneration, stage: StageSettings) 
 
 
 def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
-    """LoRA where the stage wants it, a connector as loud as text, and the parts that train; trainable counts."""
+    """LoRA and kernels where the stage wants them, a connector as loud as text, what trains; trainable counts."""
     model = built.model
+    if stage.trainer.get("use_liger_kernel"):
+        apply_liger(model.model.language_model, stage.trainer.get("liger_kernel_config"))
     prepare_lora(model, stage)
     if "connector" in stage.train and "connector" not in model.trained_parts:
         match_connector_scale(model)
-    prefer_blocks(model.model.language_model)
     return select_trainable(model, list(stage.train))
 
 
@@ -465,6 +469,7 @@ def build_trainer(
     """The trainer of a stage."""
     stage = recipe.stages[name]
     with_text = any(objective.needs_text for objective in objectives.values())
+    layout = layout_of(built.model.model.language_model)
 
     def recordings(rows: list[Row]) -> Recordings:
         return Recordings(
@@ -476,11 +481,13 @@ def build_trainer(
             with_text=with_text,
             sounds=sounds,
             features=features,
+            share_audio=layout == "branches",
         )
 
     train = recordings(data.train)
     collator = Collator(
         built.processor.tokenizer.pad_token_id or 0,
+        layout=layout,
         pack_tokens=stage.data.pack_tokens or pack_tokens_for(built.model),
         targets=[objective.targets for objective in objectives.values()],
     )
@@ -507,7 +514,7 @@ def build_trainer(
 def pack_tokens_for(model: AudioLLMForConditionalGeneration) -> int | None:
     """All clips of a micro-batch in one sequence where attention skips what they do not see of each other."""
     language_model: Any = model.model.language_model
-    return sys.maxsize if language_model.config._attn_implementation == BLOCKS else None
+    return sys.maxsize if language_model.config._attn_implementation in (BLOCKS, "flex_attention") else None
 
 
 def count_groups(recordings: Recordings, counts: list[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -547,6 +554,7 @@ def training_arguments(
         "remove_unused_columns": False,
         "deepspeed": sharding.deepspeed,
         "disable_tqdm": True,
+        "use_liger_kernel": False,  # the language model alone has such kernels, and was given them
     }
     defaults: dict[str, Any] = {
         "report_to": ["tensorboard"],

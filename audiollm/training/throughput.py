@@ -30,9 +30,10 @@ class Throughput:
         for batch in batches:
             self.rows += len(batch["row_ids"])
             self.note(batch["problems"])
-            if "clip_ids" in batch:
-                self.tokens += int((batch["clip_ids"] != PADDING).sum())
-                self.slots += batch["clip_ids"].numel()
+            if "input_ids" in batch:
+                mask = batch["clip_ids"] != PADDING if "clip_ids" in batch else batch.get("attention_mask")
+                self.slots += batch["input_ids"].numel()
+                self.tokens += batch["input_ids"].numel() if mask is None else int(mask.sum())
             self.samples += batch["num_samples"]
 
     def take(self) -> dict[str, float]:

@@ -1,12 +1,15 @@
 """Whole recipes on tones: stages run, go on where they stopped, count their loss a step, and say what is wrong."""
 
 import importlib
+import importlib.machinery
 import json
 import math
 import os
 import random
 import re
 import signal
+import sys
+import types
 from itertools import pairwise
 
 import pytest
@@ -14,7 +17,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tiny import ENCODER, LLM, QFORMER, RATE, checksum, tone
+from tiny import ENCODER, LLM, QFORMER, RATE, RECURRENT, checksum, tone
 from transformers import TrainerCallback
 
 from audiollm.audio import write
@@ -975,3 +978,71 @@ def test_too_many_bad_steps_in_a_row_stop_the_stage_with_their_rows(corpus, tmp_
     recipe = load_recipe(tmp_path / "recipe.yaml", ["stages.only.max_bad_steps=3"])
     with pytest.raises(ValueError, match=r"step 3: the loss .*rows: .*-\d.*Such steps in a row: 3 \(max_bad_steps=3\)"):
         run_recipe(recipe)
+
+
+# ---------------------------------------------------------------------------------------------- what may be switched on
+
+
+def test_a_compiled_stage_has_the_same_losses_and_learning_rates(corpus, tmp_path, lines):
+    """The names of a compiled module's parameters are others, and each part keeps its rate all the same."""
+    found = {}
+    for name, trainer in {"plain": {}, "compiled": {"torch_compile": True, "torch_compile_backend": "eager"}}.items():
+        trainer = {"max_steps": 1, "per_device_train_batch_size": 2, **trainer}
+        rates = {"connector": 1e-3, "lora": 2e-3}
+        only = stage(corpus, rates, {"language_modeling": 1}, rows="eight", trainer=trainer, lora={"r": 2, "alpha": 4})
+        lines.clear()
+        run_recipe(recipe_of(tmp_path / name, corpus, {"only": only}, num_hidden_layers=1))
+        found[name] = [{key: line[key] for key in line if key.startswith(("loss", "lr", "grad"))} for line in lines]
+    assert len(found["plain"]) == len(found["compiled"]) > 1
+    for plain, compiled in zip(found["plain"], found["compiled"], strict=True):
+        assert plain.keys() == compiled.keys() and compiled == pytest.approx(plain, rel=1e-4)
+
+
+def test_liger_kernels_are_put_into_the_language_model_alone_and_leave_the_loss_to_us(corpus, tmp_path, monkeypatch):
+    applied = []
+    patches = types.ModuleType("liger_kernel.transformers.monkey_patch")
+    patches.MODEL_TYPE_TO_APPLY_LIGER_FN = {"qwen3": None}
+    patches._apply_liger_kernel_to_instance = lambda model, **kernels: applied.append((type(model).__name__, kernels))
+    package, transformers = types.ModuleType("liger_kernel"), types.ModuleType("liger_kernel.transformers")
+    package.__spec__, transformers.monkey_patch = importlib.machinery.ModuleSpec("liger_kernel", None), patches
+    modules = {"liger_kernel": package, "liger_kernel.transformers": transformers, patches.__name__: patches}
+    trainer = {"max_steps": 1, "use_liger_kernel": True, "liger_kernel_config": {"rope": False}}
+    only = {"only": stage(corpus, ["connector"], {"language_modeling": 1}, rows="eight", trainer=trainer)}
+    with pytest.raises(ValueError, match="use_liger_kernel needs the package liger-kernel; install it, or leave"):
+        run_recipe(recipe_of(tmp_path / "missing", corpus, only))
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    run_recipe(recipe_of(tmp_path / "there", corpus, only))
+    assert applied == [("Qwen3Model", {"rope": False, "fused_linear_cross_entropy": False, "cross_entropy": False})]
+    with pytest.raises(ValueError, match="Liger has no kernels for llama; leave the key out"):
+        run_recipe(recipe_of(tmp_path / "llama", corpus, only, model_type="llama"))
+
+
+def test_a_language_model_that_takes_no_mask_trains_through_stages_with_one_line_about_it(
+    corpus, tmp_path, capsys, lines
+):
+    two = {
+        "align": stage(corpus, ["connector"], {"language_modeling": 1}, rows="eight"),
+        "instruct": stage(corpus, ["connector", "llm"], {"language_modeling": 1}, rows="eight"),
+    }
+    run_recipe(recipe_of(tmp_path, corpus, two, **RECURRENT["qwen3_5"]))
+    told = [line for line in capsys.readouterr().out.splitlines() if "do not share it" in line]
+    assert len(told) == 1 and "of type qwen3_5_text" in told[0]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 8 and losses[-1] < losses[0]
+    assert all(line["tokens_per_second"] > 0 and 0 < line["padding_share"] < 1 for line in lines if "loss" in line)
+
+
+def test_the_attention_of_a_recipe_is_that_of_its_stages(corpus, tmp_path, monkeypatch):
+    seen = []
+    build_trainer = stages.build_trainer
+
+    def build(*args, **kwargs):
+        seen.append(args[2].model.model.language_model.config._attn_implementation)
+        return build_trainer(*args, **kwargs)
+
+    monkeypatch.setattr(stages, "build_trainer", build)
+    only = {"only": stage(corpus, ["connector"], {"language_modeling": 1}, rows="eight", trainer={"max_steps": 1})}
+    for name, settings in {"default": [], "asked": ["model.attn_implementation=eager"]}.items():
+        run_recipe(recipe_of(tmp_path / name, corpus, only, *settings))
+    assert seen == ["blocks", "eager"]

@@ -181,7 +181,7 @@ def test_each_type_of_layer_has_its_mask(packed):
 def test_attention_that_cannot_take_the_mask_is_told(packed):
     with pytest.raises(ValueError, match=r"strange has layers of type \['full_attention', 'linear_attention'\]"):
         mask_of(packed, layer_types=["full_attention", "linear_attention"])
-    with pytest.raises(ValueError, match="'flash_attention_2' cannot take the mask of shared audio; use sdpa or eager"):
+    with pytest.raises(ValueError, match="'flash_attention_2' cannot take the mask of shared audio; use sdpa, eager"):
         mask_of(packed, _attn_implementation="flash_attention_2")
 
 
