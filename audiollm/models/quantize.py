@@ -1,7 +1,8 @@
 """Language models in 4 or 8 bits a weight, by bitsandbytes: NF4 with double quantisation, or LLM.int8.
 
 What is quantised is every linear layer of the language model; embeddings, norms and the vocabulary projection stay.
-Such a model is frozen, and adapters (LoRA) and what listens train on it.
+Such a model is frozen, and adapters (LoRA) and what listens train on it. LLM.int8 leaves out what is above 6 in any row
+of a batch: in 8 bits, and there alone, an answer can depend a little on what else is asked at once.
 Not here: where the weights come from and how they are told apart (parts.py).
 """
 
