@@ -147,8 +147,8 @@ class ModelSettings(Settings):
     """What reads and answers."""
     checkpoint: str | None = None
     """A checkpoint of this package to start from, instead of the three parts."""
-    chat_template_kwargs: dict[str, Any] = Field(default={})
-    """Settings of the language model's chat template, such as `enable_thinking: false` of Qwen3."""
+    chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(drop_nulls)] = Field(default={})
+    """Settings of the language model's chat template, such as Qwen3's `enable_thinking: false`; null leaves one out."""
     system_prompt: str | None = None
     """Put before every conversation that has no system message of its own."""
 

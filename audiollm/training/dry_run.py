@@ -170,12 +170,11 @@ def describe_memory(
         )
     optim = str(stage.trainer.get("optim", "adamw_torch"))
     held = memory.held(model, objectives, optim, in_bfloat16, model.config.quantize)
-    right = [
-        Column(title, justify="right") for title in ("parameters", "trainable", "weights", "gradients", "optimizer")
-    ]
+    right = [Column(title, justify="right") for title in ("parameters", "trainable", "weights", "gradient", "state")]
     table = Table(
-        "part", *right[:2], "held in", *right[2:], title=f"stage {name} (memory in GiB)", title_justify="left"
-    )
+        "part", *right[:2], "held in", *right[2:], title=f"stage {name} (memory in GiB)", title_justify="left",
+        box=None, pad_edge=False, padding=(0, 2, 0, 0),
+    )  # fmt: skip
     for part, one in held.items():
         sizes = (f"{size / GIB:.2f}" for size in (one.weights, one.gradients, one.optimizer))
         table.add_row(part, f"{one.parameters:,}", f"{one.trainable:,}", ", ".join(one.types), *sizes)

@@ -1,8 +1,9 @@
 """How much memory a stage takes on one device, from shapes alone: what is held, and what a micro-batch adds.
 
   held          weights, and for what trains a gradient and the optimizer's state, all part by part
-  kept          what the forward pass keeps for the backward pass, by token (`kept_by_layer` says what that is)
-  worked with   one layer in the backward pass, a chunk of logits, a quantised layer's weight in bfloat16
+  kept          what the forward pass keeps for the backward pass, by token (`kept_by_layer` says what that is); with
+                activations computed again that is what goes into each layer
+  worked with   a layer in the backward pass, or a chunk of logits; a quantised layer's weight in bfloat16
 
 Attention clip by clip keeps no matrix of tokens by tokens. CUDA's own share is in CARDS_GIB. Not here: several devices.
 """
@@ -124,38 +125,47 @@ def linear_layers(module: nn.Module) -> list[tuple[str, nn.Linear]]:
     ]
 
 
-def kept_by_layer(module: Any, size: int, *, keeps_inputs: bool = False) -> float:
+def kept_by_layer(module: Any, size: int, *, casts: bool, keeps_inputs: bool = False) -> float:
     """Bytes a token that the mean layer of a transformer keeps for the backward pass; `size`: bytes of an activation.
 
     What its linear layers give, keys and values repeated for all heads; what the MLP's activation gives; what goes
-    into layers that train or have LoRA (`keeps_inputs`: into all); the two norms in float32, twice where they train.
+    into layers that train or have LoRA (`keeps_inputs`: into all), once for layers that read the same unless each
+    `casts` it; and what goes into the norms, in float32, twice where they train.
     """
-    config = module.config
-    depth = getattr(config, "num_hidden_layers", None) or config.encoder_layers
-    width = config.hidden_size
     adapted = {name.partition(".lora_")[0] for name, _ in module.named_parameters() if ".lora_" in name}
-    values, widest, query = 0.0, 0, 0
-    for name, layer in linear_layers(module):
-        query = layer.out_features if name.endswith("q_proj") else query
-        repeated = query if name.endswith(("k_proj", "v_proj")) else 0
-        values += max(layer.out_features, repeated)
-        widest = max(widest, layer.out_features)
-        if keeps_inputs or name in adapted or layer.weight.requires_grad:
+    linears = linear_layers(module)
+    width = {name.rpartition(".")[2]: layer.out_features for name, layer in linears}
+    values, norms = 0.0, 0
+    for name, layer in linears:
+        own = name.rpartition(".")[2]
+        values += max(layer.out_features, width.get("q_proj", 0) if own in ("k_proj", "v_proj") else 0)
+        trains = keeps_inputs or name in adapted or layer.weight.requires_grad
+        if trains and (casts or keeps_inputs or own not in ("k_proj", "v_proj", "up_proj")):
             values += layer.in_features
-    trains = any(p.requires_grad for name, p in module.named_parameters() if "norm" in name)
-    return size * (values / depth + widest) + 8 * width * (1 + trains)
+    values += sum(len(weight) for name, weight in module.named_parameters() if ".lora_A." in name)
+    for name, parameter in module.named_parameters():
+        if "norm" in name and name.endswith(".weight") and "layers." in name:
+            of_heads = {"q_norm": "q_proj", "k_norm": "k_proj"}.get(name.split(".")[-2], "")
+            norms += width.get(of_heads, len(parameter)) * (1 + parameter.requires_grad)
+    return size * (values / depth_of(module) + max(width.values())) + 4 * norms / depth_of(module)
 
 
 @dataclass(frozen=True)
 class Activations:
-    """What a micro-batch of so many recordings takes beside what is held, in bytes."""
+    """What a micro-batch takes beside what is held, in bytes: `kept` and `layer` for each of its recordings.
 
-    by_recording: float
+    The most is needed either at the end of the forward pass or in the backward pass of a layer.
+    """
+
+    kept: float
+    layer: float
     logits: Callable[[int], float]
+    casts: float
     fixed: float
 
     def __call__(self, recordings: int) -> float:
-        return self.by_recording * recordings + self.logits(recordings) + self.fixed
+        most = max(self.logits(recordings) + self.casts, self.layer * recordings)
+        return self.kept * recordings + self.fixed + most
 
 
 def activations(
@@ -164,58 +174,56 @@ def activations(
     """The activations of a stage whose trainable parameters are selected."""
     size = 2 if trainer.get("bf16") or trainer.get("fp16") else 4
     again = bool(trainer.get("activation_checkpointing") or trainer.get("gradient_checkpointing"))
-    language_model, encoder = model.model.language_model, model.model.audio_tower
-    config = model.config.text_config
-    layer = kept_by_layer(language_model, size, keeps_inputs=quantize == "int8")
-    residual = config.hidden_size * (size if "llm" in in_bfloat16 else 4)
-    every = residual if again else layer
-    if again and quantize == "int8":  # bitsandbytes holds on to what goes into its layers
-        every += size * sum(linear.in_features for _, linear in linear_layers(language_model)) / depth_of(config)
+    language_model, config = model.model.language_model, model.config.text_config
+    linears = linear_layers(language_model)
+    layer = kept_by_layer(language_model, size, casts=size == 2, keeps_inputs=quantize == "int8")
     if getattr(config, "_attn_implementation", None) == "eager":
-        scores = config.num_attention_heads * load.tokens * (size + 4)
-        layer, every = layer + scores, every + (0 if again else scores)
-    tokens = load.tokens * MARGIN * (every * depth_of(config) + layer)  # one more: the gradients of a layer
-    hears = any(p.requires_grad for p in encoder.parameters())
-    of_encoder = kept_by_layer(encoder, size)
-    frames = load.frames * MARGIN * of_encoder * (1 if again or not hears else encoder.config.encoder_layers + 1)
-    connector = [layer for _, layer in linear_layers(model.model.connector)]
-    joined = load.frames * size * sum(layer.in_features + layer.out_features for layer in connector)
+        layer += config.num_attention_heads * load.tokens * (size + 4)
+    every = config.hidden_size * (size if "llm" in in_bfloat16 else 4) if again else layer
+    if again and quantize == "int8":  # bitsandbytes holds on to what goes into its layers
+        every += size * sum(linear.in_features for _, linear in linears) / depth_of(language_model)
+    kept = load.tokens * every * depth_of(language_model) + kept_by_listening(model, size, again, load)
     chunk = max(CHUNK_VALUES // config.vocab_size, 1)
 
     def logits(recordings: int) -> float:
         return LOGIT_BYTES * config.vocab_size * min(chunk, load.supervised * recordings)
 
-    return Activations(tokens + frames + joined, logits, worked_with(model, size, again, in_bfloat16, quantize, load))
+    copies = copied(model, size, load, in_bfloat16, quantize)
+    fixed = 2 * max(linear.weight.numel() for _, linear in linears) if quantize and load.tokens else 0
+    if model.lm_head.weight.requires_grad and load.supervised:
+        fixed += 8 * model.lm_head.weight.numel()  # its gradient over the chunks so far, and of this one
+    worked_with = load.tokens * layer * (1.5 if again else 0.5)
+    return Activations(MARGIN * kept, MARGIN * worked_with, logits, copies * again, fixed + copies * (not again))
 
 
-def depth_of(config: Any) -> int:
-    """Layers of a language model."""
-    return int(config.num_hidden_layers)
+def kept_by_listening(model: Any, size: int, again: bool, load: Load) -> float:
+    """Bytes that encoder and connector keep of a recording; of a frozen encoder those that one layer works with."""
+    encoder = model.model.audio_tower
+    hears = any(p.requires_grad for p in encoder.parameters())
+    layers = 1 if again or not hears else depth_of(encoder) + 1
+    connector = [layer for _, layer in linear_layers(model.model.connector)]
+    of_connector = size * sum(layer.in_features + layer.out_features for layer in connector)
+    return load.frames * (kept_by_layer(encoder, size, casts=size == 2) * layers + of_connector)
 
 
-def worked_with(
-    model: Any, size: int, again: bool, in_bfloat16: Collection[str], quantize: str | None, load: Load
-) -> float:
-    """Bytes that do not grow with the micro-batch: weights in another type than they are held in, the head's gradient.
+def copied(model: Any, size: int, load: Load, in_bfloat16: Collection[str], quantize: str | None) -> float:
+    """Bytes of weights in bfloat16 beside their float32: where the arithmetic is in bfloat16, each use makes a copy.
 
-    In bfloat16 arithmetic a float32 weight is cast for each use, and the copy is kept with the activations: of what
-    trains, and of a frozen language model, through which gradients flow, unless activations are computed again.
+    It is kept for the backward pass: of what trains, and of a frozen language model, through which gradients flow.
     """
-    language_model = model.model.language_model
-    weights = [layer.weight for _, layer in linear_layers(language_model)]
-    head = model.lm_head.weight
-    total = 0.0
-    if quantize and load.tokens:
-        total += 2 * max(weight.numel() for weight in weights)
-    if size == 2:
-        total += 2 * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if size == 2 and load.tokens and "llm" not in in_bfloat16:
-        frozen = [weight for weight in weights if not weight.requires_grad]
-        total += 2 * sum(weight.numel() for weight in frozen) * (not again and not quantize)
-        total += 2 * head.numel() * (not head.requires_grad)
-    if head.requires_grad and load.supervised:
-        total += 8 * head.numel()  # its gradient over the chunks so far, and of this one
-    return total
+    if size == 4:
+        return 0.0
+    total = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if load.tokens and "llm" not in in_bfloat16:
+        weights = [layer.weight for _, layer in linear_layers(model.model.language_model)]
+        total += sum(weight.numel() for weight in weights if not weight.requires_grad) * (not quantize)
+        total += model.lm_head.weight.numel() * (not model.lm_head.weight.requires_grad)
+    return 2.0 * total
+
+
+def depth_of(module: Any) -> int:
+    """Layers of a transformer."""
+    return int(module.config.num_hidden_layers)
 
 
 def heaviest(recordings: Recordings, model: Any) -> Load:
