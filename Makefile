@@ -49,5 +49,5 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) -e ".[demo,dev]"
+	$(INSTALL) -e ".[demo,quant,dev]"
 	@touch $@ $(VENV)/.demo

@@ -29,6 +29,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help
 Checkpoint = Annotated[str, typer.Argument(help="Folder of a run or of one of its stages, or a name on the Hub.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Quantize = Annotated[str | None, typer.Option(help="Language model in nf4 (4 bits), int8, or none; as it was trained.")]
 
 EXTRAS = {"espeakng_loader": "demo", "deepspeed": "deepspeed", "bitsandbytes": "quant"}
 """Modules that not everybody needs, and the extra that installs each."""
@@ -137,6 +138,7 @@ def evaluate(
     blind: Annotated[bool, typer.Option("--blind", help="Ask everything without the audio too.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask the first so many rows.")] = None,
@@ -149,7 +151,7 @@ def evaluate(
 
     problems = Problems()
     rows = load_rows(data, problems=problems)[:limit]
-    listener = inference.load(checkpoint, device=device, dtype=dtype)
+    listener = inference.load(checkpoint, device=device, dtype=dtype, quantize=quantize)
     result = evaluation.evaluate(
         listener, rows, blind=blind, batch_size=batch_size, max_new_tokens=max_new_tokens, out=out,
         progress=not as_json, problems=problems,
@@ -169,6 +171,7 @@ def chat(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
 ) -> None:
     """Talk with a model about recordings."""
@@ -177,7 +180,7 @@ def chat(
     from audiollm.chat import open_talk
     from audiollm.chat.terminal import ask_once, converse
 
-    talk = open_talk(checkpoint, device=device, dtype=dtype, max_new_tokens=max_new_tokens)
+    talk = open_talk(checkpoint, device=device, dtype=dtype, quantize=quantize, max_new_tokens=max_new_tokens)
     if question is None:
         converse(talk, audio, Console())
     else:

@@ -210,10 +210,12 @@ def load(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     revision: str | None = None,
+    quantize: str | None = None,
 ) -> Listener:
     """Load a checkpoint: the folder of a stage, of a whole run (its last finished stage), or a name on the Hub.
 
     `device`: "auto" takes a GPU where there is one. `dtype`: "auto" is bfloat16 on CUDA and float32 elsewhere.
+    `quantize`: "nf4" or "int8" holds the language model in 4 or 8 bits, "none" as it is; None as it was trained.
     CheckpointError, a ValueError, if there is nothing to load.
     """
     device = pick_device(device)
@@ -221,7 +223,7 @@ def load(
     folder = resolve_checkpoint(checkpoint, revision=revision)
     try:
         processor = AudioLLMProcessor.from_pretrained(folder)
-        model = AudioLLMForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        model = AudioLLMForConditionalGeneration.from_pretrained(folder, dtype=dtype, quantize=quantize)
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{folder}: the checkpoint cannot be read: {error}") from error
     if is_small_checkpoint(folder) and "connector" not in model.trained_parts:

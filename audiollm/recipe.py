@@ -121,10 +121,14 @@ class LanguageModelSettings(Settings):
     """Sizes of a language model from scratch: `model_type` and the words of that transformers configuration."""
     tokenizer: TokenizerSettings | None = None
     """The tokenizer of a language model from scratch."""
+    quantize: Literal["nf4", "int8"] | None = None
+    """Holds the weights of a frozen `checkpoint` in 4 bits (nf4) or 8 (int8), on which LoRA and the connector train."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         needs_one_of(self, "checkpoint", "config")
+        if self.quantize is not None and self.checkpoint is None:
+            raise ValueError("`quantize` holds the frozen weights of a `checkpoint`; one from a `config` must train")
         if (self.config is None) != (self.tokenizer is None):
             raise ValueError("`config` and `tokenizer` go together: they make a language model from scratch")
         if self.config is not None and "model_type" not in self.config:
@@ -143,8 +147,8 @@ class ModelSettings(Settings):
     """What reads and answers."""
     checkpoint: str | None = None
     """A checkpoint of this package to start from, instead of the three parts."""
-    chat_template_kwargs: dict[str, Any] = Field(default={})
-    """Settings of the language model's chat template, such as `enable_thinking: false` of Qwen3."""
+    chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(drop_nulls)] = Field(default={})
+    """Settings of the language model's chat template, such as Qwen3's `enable_thinking: false`; null leaves one out."""
     system_prompt: str | None = None
     """Put before every conversation that has no system message of its own."""
     attn_implementation: str | None = None
@@ -282,7 +286,12 @@ class StageSettings(Settings):
     max_bad_steps: PositiveInt = 10
     """So many steps in a row whose loss or gradient is not finite stop the stage; a single one is skipped."""
     trainer: Annotated[dict[str, Any], AfterValidator(check_trainer)] = Field(default={})
-    """Any key of transformers' TrainingArguments, except those that this package owns."""
+    """Any key of transformers' TrainingArguments, except those that this package owns.
+
+    With `bf16: true` the arithmetic is in bfloat16 and what trains is held in float32. Where that is so in all stages,
+    an encoder or language model from a public `checkpoint` that none of them trains is held in bfloat16 too.
+    `optim: adamw_bnb_8bit` keeps AdamW's state in 8 bits.
+    """
 
     @model_validator(mode="after")
     def _trains_something(self) -> Self:
@@ -377,7 +386,24 @@ class Recipe(Settings):
         titles = [evaluation.title for evaluation in self.evaluate]
         if len(set(titles)) < len(titles):
             raise ValueError("evaluate: two entries have the same name; give each its `name`")
+        quantize = self.model.llm.quantize if self.model.llm else None
+        training = [name for name, stage in self.stages.items() if "llm" in stage.train]
+        if quantize and training:
+            raise ValueError(
+                f"model.llm.quantize: {quantize} freezes the language model, and stage {training[0]} trains `llm`; "
+                "train `lora` in its place, or leave `quantize` out"
+            )
         return self
+
+    @property
+    def in_bfloat16(self) -> list[str]:
+        """The parts that are held in bfloat16 if they are public bases: no stage trains them or wants float32.
+
+        What trains, and what was trained before, is float32.
+        """
+        if not all(stage.trainer.get("bf16", False) for stage in self.stages.values()):
+            return []
+        return [p for p in ("encoder", "llm") if not any(p in stage.train for stage in self.stages.values())]
 
     @property
     def provenance(self) -> dict[str, str]:

@@ -135,12 +135,14 @@ def open_talk(
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
+    quantize: str | None = None,
     system: str | None = None,
     **generation: Any,
 ) -> Talk:
-    """A conversation with a checkpoint: a run, one of its stages, or a name on the Hub."""
+    """A conversation with a checkpoint: a run, one of its stages, or a name on the Hub; see `audiollm.load`."""
     from audiollm.inference import load
 
-    talk = Talk(load(checkpoint, device=device, dtype=dtype, revision=revision), **generation)
+    listener = load(checkpoint, device=device, dtype=dtype, revision=revision, quantize=quantize)
+    talk = Talk(listener, **generation)
     talk.say_system(system or "")
     return talk

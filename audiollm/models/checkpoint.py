@@ -13,7 +13,7 @@ An untouched base is a name, a revision and a fingerprint, checked when it is lo
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.encoders import ENCODERS
 from audiollm.models.freezing import attach_lora, has_lora, part_of
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
-from audiollm.models.parts import assemble, base_of, head_of
+from audiollm.models.parts import assemble, base_of, check_fingerprint, head_of, load_causal
+from audiollm.models.quantize import check_scheme, quantize_linears
 
 MANIFEST = "checkpoint.json"
 WEIGHTS = "model.safetensors"
@@ -47,6 +48,11 @@ def is_small_checkpoint(path: Any) -> bool:
 def stored_parts(model: AudioLLMForConditionalGeneration, trained: set[str]) -> list[str]:
     """The parts whose tensors must lie in the checkpoint: made from scratch, or trained by any stage."""
     bases = model.config.bases or {}
+    if model.config.quantize and ("llm" in trained or "llm" not in bases):
+        raise ValueError(
+            f"the language model is no named base and is held in {model.config.quantize}, which would be saved for "
+            "its weights; load the checkpoint with quantize='none' to save it"
+        )
     return [part for part in ("encoder", "connector", "llm") if part in trained or part not in bases]
 
 
@@ -146,10 +152,14 @@ def load_small_checkpoint(
     device_map: Any = None,
     attn_implementation: str | None = None,
     config: AudioLLMConfig | None = None,
+    quantize: str | None = None,
+    in_bfloat16: Collection[str] = (),
     **_: Any,
 ) -> AudioLLMForConditionalGeneration:
     """The model of a folder that `save_checkpoint` wrote; needs nothing but the path and its public bases.
 
+    `quantize`: how the language model is held, "nf4", "int8" or "none"; None takes what it was trained with.
+    `in_bfloat16`: untouched bases ("encoder", "llm") that are held in bfloat16, whatever `dtype` says.
     Of a `config` only the attention counts, which the Auto classes write there. Other arguments of the library's
     `from_pretrained` say how to read a folder of its own kind, and mean nothing here.
     ValueError if a base on this machine is not the one that was trained with, or a tensor is missing.
@@ -158,14 +168,20 @@ def load_small_checkpoint(
     manifest = json.loads((folder / MANIFEST).read_text())
     attention = attn_implementation or getattr(config, "_attn_implementation", None)
     config = AudioLLMConfig.from_pretrained(folder)
+    config.quantize = check_scheme(config.quantize if quantize is None else quantize)
     wanted = as_dtype(dtype) or stored_dtype(folder)
     stored = manifest["stored_parts"]
-    audio_tower = load_encoder(config, "encoder" in stored, wanted)
-    causal = load_llm(config, "llm" in stored, wanted)
+    half = {part for part in in_bfloat16 if part not in stored}
+    audio_tower = load_encoder(config, "encoder" in stored, torch.bfloat16 if "encoder" in half else wanted)
+    causal = load_llm(config, "llm" in stored, torch.bfloat16 if "llm" in half else wanted)
     model = assemble(config, audio_tower=audio_tower, language_model=causal.base_model, lm_head=head_of(causal))
     model.model.connector.to(wanted)
     model.generation_config = GenerationConfig.from_pretrained(folder)
-    load_tensors(model, folder, stored)
+    load_stored(model, folder, stored)
+    if config.quantize and "llm" in stored:
+        quantize_linears(model.model.language_model, config.quantize)
+    if (folder / ADAPTER).is_dir():
+        load_adapter(model, folder / ADAPTER)
     model.trained_parts = set(manifest["trained_parts"])
     if attention is not None:
         model.set_attn_implementation(attention)
@@ -188,6 +204,13 @@ def one_device(device_map: Any) -> torch.device:
 
 def load_tensors(model: AudioLLMForConditionalGeneration, folder: Path, stored: list[str]) -> None:
     """Load the checkpoint's tensors and LoRA into a model; ValueError names what is missing or too much."""
+    load_stored(model, folder, stored)
+    if (folder / ADAPTER).is_dir():
+        load_adapter(model, folder / ADAPTER)
+
+
+def load_stored(model: AudioLLMForConditionalGeneration, folder: Path, stored: list[str]) -> None:
+    """Load the tensors of the stored parts into a model; ValueError names what is missing or too much."""
     tensors = load_file(folder / WEIGHTS)
     expected = stored_tensors_names(model, stored)
     if expected != set(tensors):
@@ -196,8 +219,6 @@ def load_tensors(model: AudioLLMForConditionalGeneration, folder: Path, stored: 
     names = {name.replace(".base_layer.", "."): name for name in model.state_dict()}
     model.load_state_dict({names[name]: tensor for name, tensor in tensors.items()}, strict=False)
     model.tie_weights()
-    if (folder / ADAPTER).is_dir():
-        load_adapter(model, folder / ADAPTER)
 
 
 def load_adapter(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
@@ -243,25 +264,15 @@ def load_encoder(config: AudioLLMConfig, is_stored: bool, dtype: torch.dtype) ->
         return cls(config.audio_config).to(dtype)
     base = (config.bases or {})["encoder"]
     tower = cls.load(base["checkpoint"], base["revision"])
-    check_fingerprint(base, tower)
+    check_fingerprint(base, base_of(base, tower))
     return tower.to(dtype)
 
 
 def load_llm(config: AudioLLMConfig, is_stored: bool, dtype: torch.dtype) -> Any:
-    """An empty language model for stored tensors, or the named base, checked."""
+    """An empty language model for stored tensors, or the named base, checked and quantised as the config says."""
     if is_stored:
         return AutoModelForCausalLM.from_config(config.text_config, dtype=dtype)
     base = (config.bases or {})["llm"]
-    causal: Any = AutoModelForCausalLM.from_pretrained(base["checkpoint"], revision=base["revision"], dtype="auto")
-    check_fingerprint(base, causal)
-    return causal.to(dtype)
-
-
-def check_fingerprint(base: dict[str, Any], part: nn.Module) -> None:
-    """ValueError if the base's weights are not those that the checkpoint was trained with."""
-    found = base_of(base, part)["fingerprint"]
-    if found != base["fingerprint"]:
-        raise ValueError(
-            f"{base['checkpoint']} is not the model that this checkpoint was trained with "
-            f"(fingerprint {found}, expected {base['fingerprint']}); pin its `revision`"
-        )
+    causal, found = load_causal(base["checkpoint"], base["revision"], dtype, config.quantize)
+    check_fingerprint(base, found)
+    return causal

@@ -15,7 +15,7 @@ class AudioLLMConfig(PreTrainedConfig):
     """Sizes of the three parts, and for each pretrained part the name, revision and fingerprint of its base.
 
     `bases` maps "encoder" and "llm" to {"checkpoint", "revision", "fingerprint"}; a part without a base was made from
-    its config.
+    its config. `quantize` says how the language model is held: "nf4" (4 bits), "int8", or None (as it is).
     """
 
     model_type = "audiollm"
@@ -26,6 +26,7 @@ class AudioLLMConfig(PreTrainedConfig):
     connector_config: Any = None
     audio_token_id: int | None = None
     bases: dict | None = None
+    quantize: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.audio_config = as_config(self.audio_config)

@@ -4,12 +4,14 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
+import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from audiollm.models.configuration import PARTS
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.parts import check_fingerprint, head_of, load_causal
 
 
 def part_of(name: str) -> str:
@@ -36,6 +38,8 @@ def select_trainable(model: AudioLLMForConditionalGeneration, parts: Collection[
     for part in parts:
         if part not in PARTS:
             raise ValueError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
+    if "llm" in parts and model.config.quantize:
+        raise ValueError(f"train: llm is held in {model.config.quantize}, which cannot train; train `lora` on it")
     positions = "model.audio_tower.embed_positions.weight"  # a fixed sinusoid, in every Whisper
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in parts and name != positions)
@@ -66,7 +70,7 @@ def add_lora(
 
 
 def attach_lora(model: AudioLLMForConditionalGeneration, config: LoraConfig) -> None:
-    """Inject LoRA layers as the config says; the base weights stay where they are."""
+    """Inject LoRA layers as the config says, in the connector's type; the base weights stay where they are."""
     language_model = model.model.language_model
     try:
         inject_adapter_in_model(config, language_model)
@@ -79,7 +83,10 @@ def attach_lora(model: AudioLLMForConditionalGeneration, config: LoraConfig) -> 
             f"lora.target_modules={wanted!r} matches nothing in the language model; "
             f"its linear layers are: {', '.join(linear)}"
         ) from error
+    for _, parameter in named_parameters_of(model, "lora"):
+        parameter.data = parameter.data.to(model.model.connector.output.weight.dtype)
     model.lora_config = config
+    model.train(model.training)  # what was added too
 
 
 def require_lora(
@@ -130,9 +137,36 @@ def has_lora(model: AudioLLMForConditionalGeneration) -> bool:
 
 
 def merge_lora(model: AudioLLMForConditionalGeneration) -> None:
-    """Add each LoRA product to its base weight and take the LoRA layers out."""
+    """Add each LoRA product to its base weight and take the LoRA layers out; the language model counts as trained.
+
+    Where the base is quantised, its weights from before that are loaded and merged into: what comes out is not.
+    """
+    if model.config.quantize:
+        merge_into_unquantized(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge()
             model.set_submodule(name, module.get_base_layer())
     model.lora_config = None
+    model.trained_parts = {*model.trained_parts, "llm"}
+
+
+@torch.no_grad()
+def merge_into_unquantized(model: AudioLLMForConditionalGeneration) -> None:
+    """Put the unquantised base, with each LoRA product added, in place of a quantised language model with LoRA."""
+    before: Any = model.model.language_model
+    base = (model.config.bases or {}).get("llm")
+    if base is None:
+        raise ValueError("the language model was quantised when it was loaded; merge it loaded with quantize='none'")
+    causal, found = load_causal(base["checkpoint"], base["revision"], model.lm_head.weight.dtype)
+    check_fingerprint(base, found)
+    causal.to(model.lm_head.weight.device).requires_grad_(False)
+    for name, module in before.named_modules():
+        if isinstance(module, LoraLayer):
+            weight = causal.base_model.get_submodule(name).weight
+            product: Any = module
+            weight.copy_(weight.float() + product.get_delta_weight("default").float())
+    model.model.language_model, model.lm_head = causal.base_model.eval(), head_of(causal)
+    model.model.language_model.set_attn_implementation(before.config._attn_implementation)
+    model.config.quantize = None
+    model.tie_weights()

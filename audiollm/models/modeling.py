@@ -184,13 +184,23 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
         return build(**parts).model
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a complete folder as the library does, or a small checkpoint on top of its named bases."""
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, quantize: str | None = None, **kwargs: Any
+    ) -> Any:
+        """Load a complete folder as the library does, or a small checkpoint on top of its named bases.
+
+        `quantize`: how the language model is held, "nf4", "int8" or "none"; None takes what it was trained with.
+        """
         from audiollm.models.checkpoint import is_small_checkpoint, load_small_checkpoint
+        from audiollm.models.quantize import check_scheme, quantize_linears
 
         if is_small_checkpoint(pretrained_model_name_or_path):
-            return load_small_checkpoint(pretrained_model_name_or_path, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            return load_small_checkpoint(pretrained_model_name_or_path, quantize=quantize, **kwargs)
+        model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if (scheme := check_scheme(quantize)) is not None:
+            quantize_linears(model.model.language_model, scheme)
+            model.config.quantize = scheme
+        return model
 
     def get_audio_features(
         self, input_values: Tensor, input_values_mask: Tensor, **_: Any

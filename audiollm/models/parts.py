@@ -4,7 +4,7 @@ Not here: loading what was saved (checkpoint.py).
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from audiollm.models.connectors import build_connector, check_connector
 from audiollm.models.encoders import ENCODERS, encoder_class
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.processing import AudioLLMProcessor
+from audiollm.models.quantize import check_scheme, quantize_linears
 
 Spec = str | Mapping[str, Any]
-"""A checkpoint's name or folder, or a mapping with `checkpoint` and `revision`, or with `config`."""
+"""A checkpoint's name or folder, or a mapping with `checkpoint`, `revision` and `quantize`, or with `config`."""
 
 
 @dataclass
@@ -39,20 +40,25 @@ def build(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     system_prompt: str | None = None,
     dtype: torch.dtype = torch.float32,
+    in_bfloat16: Collection[str] = (),
 ) -> Built:
     """Put the parts together; what has no checkpoint is made at random from its config.
 
     `encoder`: "openai/whisper-small", {"checkpoint": ..., "revision": ...} or {"name": "whisper", "config": {...}}.
     `connector`: a name, or {"name": ..., settings}. `llm`: like `encoder`, any causal language model of transformers;
-    one from a config needs a `tokenizer`. ValueError names what is wrong with a block.
+    one from a config needs a `tokenizer`; one from a checkpoint may be quantised: {"quantize": "nf4"} or "int8".
+    `in_bfloat16`: of "encoder" and "llm", those that are held in bfloat16 if they come from a checkpoint; all else is
+    `dtype`. ValueError names what is wrong with a block.
     """
-    audio_tower, encoder_base = build_encoder(as_mapping(encoder), dtype)
-    causal, llm_base = build_llm(as_mapping(llm), tokenizer, dtype)
+    types = {part: torch.bfloat16 if part in in_bfloat16 else dtype for part in ("encoder", "llm")}
+    audio_tower, encoder_base = build_encoder(as_mapping(encoder), types["encoder"])
+    causal, llm_base = build_llm(as_mapping(llm), tokenizer, types["llm"])
     tokenizer = tokenizer or load_tokenizer(as_mapping(llm))
     connector_config = check_connector({"name": connector} if isinstance(connector, str) else connector)
     config = AudioLLMConfig(
         audio_config=audio_tower.config, text_config=causal.config, connector_config=connector_config,
         bases={name: base for name, base in (("encoder", encoder_base), ("llm", llm_base)) if base},
+        quantize=check_scheme(as_mapping(llm).get("quantize")),
     )  # fmt: skip
     processor = AudioLLMProcessor.from_parts(
         tokenizer=tokenizer,
@@ -95,14 +101,27 @@ def build_llm(
 ) -> tuple[Any, dict[str, Any] | None]:
     """The causal language model and, for a checkpoint, what identifies it."""
     checkpoint = spec.get("checkpoint")
+    scheme = check_scheme(spec.get("quantize"))
     if checkpoint is not None:
-        causal = AutoModelForCausalLM.from_pretrained(checkpoint, revision=spec.get("revision"), dtype=dtype)
-        return causal, base_of(spec, causal)
+        return load_causal(checkpoint, spec.get("revision"), dtype, scheme)
+    if scheme is not None:
+        raise ValueError("model.llm: `quantize` holds a frozen language model of a `checkpoint`; drop it, or `config`")
     if not spec.get("config") or tokenizer is None:
         raise ValueError("model.llm needs `checkpoint`, or `config` and `tokenizer: {train_on, vocab_size}`")
     sizes = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     config = AutoConfig.for_model(**{"vocab_size": len(tokenizer), **sizes, **spec["config"]})
     return AutoModelForCausalLM.from_config(config).to(dtype), None
+
+
+def load_causal(
+    checkpoint: str, revision: str | None, dtype: torch.dtype, scheme: str | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """A causal language model, quantised if asked for, and what identifies it: the weights before that."""
+    causal: Any = AutoModelForCausalLM.from_pretrained(checkpoint, revision=revision, dtype="auto")
+    base = base_of({"checkpoint": checkpoint, "revision": revision}, causal)
+    if scheme is not None:
+        quantize_linears(causal.base_model, scheme)
+    return causal.to(dtype), base
 
 
 def load_tokenizer(spec: Mapping[str, Any]) -> PreTrainedTokenizerBase:
@@ -179,6 +198,15 @@ def base_of(spec: Mapping[str, Any], part: nn.Module) -> dict[str, Any]:
     """What identifies a pretrained part: name, revision, fingerprint."""
     checkpoint, revision = str(spec["checkpoint"]), spec.get("revision")
     return {"checkpoint": checkpoint, "revision": revision, "fingerprint": fingerprint(part)}
+
+
+def check_fingerprint(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """ValueError if the base's weights are not those that the checkpoint was trained with."""
+    if found["fingerprint"] != expected["fingerprint"]:
+        raise ValueError(
+            f"{expected['checkpoint']} is not the model that this checkpoint was trained with "
+            f"(fingerprint {found['fingerprint']}, expected {expected['fingerprint']}); pin its `revision`"
+        )
 
 
 def fingerprint(part: nn.Module, samples: int = 256) -> str:

@@ -3,9 +3,10 @@
 No weights are loaded: the model is built on torch's meta device from configs alone.
 """
 
+import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,20 @@ from rich.text import Text
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from audiollm.data.dataset import Recordings
-from audiollm.models.checkpoint import ADAPTER, attach_saved_lora
+from audiollm.models.checkpoint import ADAPTER, MANIFEST, attach_saved_lora, is_small_checkpoint
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import check_connector
 from audiollm.models.encoders import encoder_class
-from audiollm.models.freezing import part_of, select_trainable
+from audiollm.models.freezing import select_trainable
 from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import load_tokenizer
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.recipe import Recipe, StageSettings, missing_files, require_files
-from audiollm.training.objectives import OBJECTIVES
+from audiollm.training import memory
+from audiollm.training.memory import GIB, Load
+from audiollm.training.objectives import OBJECTIVES, build_objective
 from audiollm.training.stages import RunFolder, StageData, prepare_lora, recipe_tokenizer, with_prompts
-
-GIB = 2**30
 
 
 def dry_run(recipe: Recipe) -> None:
@@ -45,10 +46,12 @@ def dry_run(recipe: Recipe) -> None:
     missing = missing_files(recipe)
     model, processor = on_paper(recipe)
     done = RunFolder.open(recipe.output).stages
+    bases = [part for part in recipe.in_bfloat16 if part in (model.config.bases or {})]
     for name, stage in recipe.stages.items():
         if name in done:
             console.print(f"stage {name} is done in {recipe.output} and would be skipped")
-        describe_stage(console, name, stage, model, None if missing else StageData.load(recipe, stage), processor)
+        data = None if missing else StageData.load(recipe, stage)
+        describe_stage(console, name, stage, model, data, processor, bases)
     require_files(recipe)
 
 
@@ -68,11 +71,15 @@ def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLM
     if recipe.model.checkpoint is not None:
         folder = resolve_checkpoint(recipe.model.checkpoint)
         config = AudioLLMConfig.from_pretrained(folder)
+        manifest = json.loads((folder / MANIFEST).read_text()) if is_small_checkpoint(folder) else {}
+        stored = manifest.get("stored_parts", ["encoder", "llm"])
+        config.bases = {part: base for part, base in (config.bases or {}).items() if part not in stored}
         processor = with_prompts(AudioLLMProcessor.from_pretrained(folder), recipe.model)
     else:
         config, processor = parts_on_paper(recipe)
     with torch.device("meta"):
         model = AudioLLMForConditionalGeneration(config)
+    model.tie_weights()
     model.lora_config = None
     if folder and (folder / ADAPTER).is_dir():
         attach_saved_lora(model, folder / ADAPTER)
@@ -88,6 +95,8 @@ def parts_on_paper(recipe: Recipe) -> tuple[AudioLLMConfig, AudioLLMProcessor]:
         audio_config=sizes(block.encoder, {"model_type": block.encoder.name}),
         text_config=sizes(block.llm, vocabulary(tokenizer)),
         connector_config=check_connector(block.connector),
+        bases={part: {} for part in ("encoder", "llm") if getattr(block, part).checkpoint is not None},
+        quantize=block.llm.quantize,
     )
     rate = encoder_class(block.encoder.name).sampling_rate
     processor = AudioLLMProcessor.from_parts(
@@ -121,31 +130,68 @@ def describe_stage(
     model: AudioLLMForConditionalGeneration,
     data: StageData | None,
     processor: AudioLLMProcessor,
+    in_bfloat16: Collection[str],
 ) -> None:
     """What trains, memory, and where the rows are there: steps and a sample with its supervised part marked."""
     prepare_lora(model, stage)
-    trainable = select_trainable(model, list(stage.train))
-    table = Table("part", "parameters", "trainable", title=f"stage {name}", title_justify="left")
-    for part, total in totals(model).items():
-        table.add_row(part, f"{total:,}", f"{trainable.get(part, 0):,}")
-    console.print(table)
-    memory = memory_gib(model, trainable)
-    console.print(f"memory without activations: {memory:.2f} GiB a device (float32 training state)")
-    if data is None:
+    select_trainable(model, list(stage.train))
+    with_text = any(OBJECTIVES[objective].needs_text for objective in stage.objectives)
+    recordings = None
+    if data is not None:
+        asked, supervise = stage.data.questions_per_clip, stage.data.supervise
+        recordings = Recordings(
+            data.train, processor, questions_per_clip=asked, supervise=supervise, with_text=with_text
+        )
+    load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, with_text)
+    describe_memory(console, name, stage, model, processor, load, in_bfloat16, "longest" if recordings else "assumed")
+    if data is None or recordings is None:
         return
-    recordings = Recordings(data.train, processor, supervise=stage.data.supervise)
     steps = planned_steps(stage, len(recordings))
     console.print(f"{len(data.train):,} rows over {len(recordings):,} recordings; {steps:,} steps")
-    if any(OBJECTIVES[objective].needs_text for objective in stage.objectives):
+    if with_text:
         console.print(sample(data.train[0], recordings, processor))
 
 
-def totals(model: torch.nn.Module) -> dict[str, int]:
-    """Parameters by part."""
-    found: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        found[part_of(name)] = found.get(part_of(name), 0) + parameter.numel()
-    return found
+def describe_memory(
+    console: Console,
+    name: str,
+    stage: StageSettings,
+    model: AudioLLMForConditionalGeneration,
+    processor: AudioLLMProcessor,
+    load: Load,
+    in_bfloat16: Collection[str],
+    what: str,
+) -> None:
+    """What is held part by part, what a micro-batch adds, and which cards have room for how many recordings."""
+    with torch.device("meta"):
+        objectives = torch.nn.ModuleList(
+            build_objective(objective, block.model_dump(), model=model, processor=processor)
+            for objective, block in stage.objectives.items()
+        )
+    optim = str(stage.trainer.get("optim", "adamw_torch"))
+    held = memory.held(model, objectives, optim, in_bfloat16, model.config.quantize)
+    right = [Column(title, justify="right") for title in ("parameters", "trainable", "weights", "gradient", "state")]
+    table = Table(
+        "part", *right[:2], "held in", *right[2:], title=f"stage {name} (memory in GiB)", title_justify="left",
+        box=None, pad_edge=False, padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    for part, one in held.items():
+        sizes = (f"{size / GIB:.2f}" for size in (one.weights, one.gradients, one.optimizer))
+        table.add_row(part, f"{one.parameters:,}", f"{one.trainable:,}", ", ".join(one.types), *sizes)
+    console.print(table)
+    state = sum(one.total for one in held.values())
+    batch = int(stage.trainer.get("per_device_train_batch_size", 8))
+    activations = memory.activations(model, stage.trainer, load, in_bfloat16, model.config.quantize)
+    added = activations(batch)
+    console.print(
+        f"memory of a device: {state / GIB:.2f} GiB held + {added / GIB:.2f} for a micro-batch of {batch} = "
+        f"{(state + added) / GIB:.2f} GiB ({what} recording: {load.tokens:,} tokens)"
+    )
+    for card, room in memory.CARDS_GIB.items():
+        most = memory.largest(room, state, activations)
+        fits = "fits" if most >= batch else "does not fit"
+        largest = f"per_device_train_batch_size is {most} at most" if most else "not even one recording does"
+        console.print(f"{fits} a card of {card} ({room:g} GiB for tensors); {largest}")
 
 
 def planned_steps(stage: StageSettings, recordings: int) -> int:
@@ -154,12 +200,6 @@ def planned_steps(stage: StageSettings, recordings: int) -> int:
         return int(stage.trainer["max_steps"])
     batch = stage.trainer.get("per_device_train_batch_size", 8) * stage.trainer.get("gradient_accumulation_steps", 1)
     return math.ceil(recordings / batch) * math.ceil(stage.trainer.get("num_train_epochs", 3))
-
-
-def memory_gib(model: torch.nn.Module, trainable: Mapping[str, int]) -> float:
-    """Weights, and for what trains a gradient and Adam's two moments."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return (weights + 12 * sum(trainable.values())) / GIB
 
 
 def sample(row: Any, recordings: Recordings, processor: AudioLLMProcessor) -> Text:

@@ -37,12 +37,14 @@ from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import Built, build, match_connector_scale
 from audiollm.models.processing import AudioLLMProcessor
+from audiollm.models.quantize import check_scheme, require_bitsandbytes
 from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.features import fill, open_store
 from audiollm.training.kernels import apply_liger, prepare_attention
+from audiollm.training.memory import needs_bitsandbytes
 from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
 from audiollm.training.resume_points import PREFIX, STATE, newest_whole, written_to
@@ -165,6 +167,7 @@ def run_recipe(
     names = list(recipe.stages)
     require_stage(recipe, stage)
     require_files(recipe)
+    require_libraries(recipe)
     read_rows.cache_clear()  # a file may have been made anew since
     rows_fingerprint.cache_clear()
     run = RunFolder.open(recipe.output)
@@ -198,6 +201,16 @@ def run_recipe(
     return run.path / wanted[-1]
 
 
+def require_libraries(recipe: Recipe) -> None:
+    """ImportError, with the way out, if the recipe wants bitsandbytes and it is not installed."""
+    if recipe.model.llm is not None:
+        check_scheme(recipe.model.llm.quantize)
+    for stage in recipe.stages.values():
+        optimizer = str(stage.trainer.get("optim", ""))
+        if needs_bitsandbytes(optimizer):
+            require_bitsandbytes(f"trainer.optim={optimizer}")
+
+
 def stages_to_do(recipe: Recipe, run: RunFolder, wanted: list[str]) -> list[str]:
     """The first stage that is not done, and all after it: they stand on it."""
     for index, name in enumerate(wanted):
@@ -226,16 +239,16 @@ def start_model(recipe: Recipe, run: RunFolder, before: list[str]) -> Built:
         missing = ", ".join(name for name in before if name not in run.stages)
         raise ValueError(f"stage {missing} comes first and is not done in {run.path}; run it, or drop --stage")
     if before:
-        return load_built(run.path / before[-1])
+        return load_built(run.path / before[-1], recipe.in_bfloat16)
     if recipe.model.checkpoint:
-        built = load_built(resolve_checkpoint(recipe.model.checkpoint))
+        built = load_built(resolve_checkpoint(recipe.model.checkpoint), recipe.in_bfloat16)
         return Built(built.model, with_prompts(built.processor, recipe.model))
     return build_parts(recipe)
 
 
-def load_built(folder: str | Path) -> Built:
-    """A checkpoint's model and processor, in the type in which it was saved."""
-    model = AudioLLMForConditionalGeneration.from_pretrained(str(folder))
+def load_built(folder: str | Path, in_bfloat16: Collection[str] = ()) -> Built:
+    """A checkpoint's model and processor, in the type in which it was saved, but these bases in bfloat16."""
+    model = AudioLLMForConditionalGeneration.from_pretrained(str(folder), in_bfloat16=in_bfloat16)
     return Built(model, AudioLLMProcessor.from_pretrained(str(folder)))
 
 
@@ -259,6 +272,7 @@ def build_parts(recipe: Recipe) -> Built:
         tokenizer=recipe_tokenizer(recipe),
         chat_template_kwargs=block.chat_template_kwargs,
         system_prompt=block.system_prompt,
+        in_bfloat16=recipe.in_bfloat16,
     )
 
 
@@ -358,7 +372,7 @@ def train_stage(
     finish_stage(recipe, name, built, trainer, run, data.problems.count)
     if trainer.is_sharded:  # nobody takes a model out of DeepSpeed's hands, or FSDP2's
         unset_hf_deepspeed_config()
-        built = load_built(run.path / name)
+        built = load_built(run.path / name, recipe.in_bfloat16)
         prepare_attention(built.model.model.language_model, recipe.model.attn_implementation)
     if is_main() and sample is not None and data.validation and "language_modeling" in objectives:
         sample(built.model, built.processor, data.validation)

@@ -122,7 +122,7 @@ def test_tables_become_rows(data):
     assert [(row.question, row.target, row.task) for row in asked] == [("Is it café noise?", "yes", "aqa")] * 2
 
 
-@pytest.mark.parametrize("recipe", ["whisper_qwen", "whisper_qwen/large"])
+@pytest.mark.parametrize("recipe", ["whisper_qwen", "whisper_qwen/large", "whisper_qwen/qlora"])
 def test_a_recipe_of_public_checkpoints_trains_judges_and_answers(recipe, stand_ins, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     parts = [f"model.encoder.checkpoint={stand_ins / 'whisper'}", f"model.llm.checkpoint={stand_ins / 'qwen3'}"]
@@ -140,7 +140,9 @@ def test_a_recipe_of_public_checkpoints_trains_judges_and_answers(recipe, stand_
     assert all(task["blind"] is not None and f"  {name} " in shown for name, task in asked.items())
 
     listener = load(folder, device="cpu")
-    assert listener.processor.chat_template_kwargs == {"enable_thinking": False}
+    small = recipe == "whisper_qwen/qlora"
+    assert listener.processor.chat_template_kwargs == ({} if small else {"enable_thinking": False})
+    assert listener.model.config.quantize == ("nf4" if small else None)
     clip = AudioPart(str(data / "librispeech/test/374-180298-0000.flac"))
     [answer] = listener.answer([[Message("user", (clip, TextPart("What do you hear?")))]], max_new_tokens=4)
     assert answer.error is None and answer.num_new_tokens

@@ -7,6 +7,7 @@ library's usual `labels`, and hears its clips by itself.
 import pytest
 import torch
 import torch.nn.functional as F
+from bitsandbytes.nn import Linear4bit
 from tiny import LLMS, RATE, tiny, tones
 
 from audiollm.conversation import AudioPart, Message, Row, TextPart
@@ -18,6 +19,7 @@ from audiollm.models.attention import prefer_blocks
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora, part_of, select_trainable
 from audiollm.models.modeling import IGNORE_INDEX
+from audiollm.models.quantize import quantize_linears
 
 CLIPS = [AudioPart((samples, RATE)) for samples in tones(4, seconds=(0.15, 1.4))]
 
@@ -112,9 +114,17 @@ def assert_as_separate_rows(built, rows, *, pack_tokens=200, supervise="last"):
     return packed, recordings
 
 
-def ready(llm="qwen3", attention="blocks", parts=("encoder", "connector", "llm"), **changes):
-    """A model with these parts set to train; without dropout both ways are the same function."""
+def ready(llm="qwen3", attention="blocks", parts=("encoder", "connector", "llm"), quantize=None, **changes):
+    """A model with these parts set to train; without dropout both ways are the same function.
+
+    A quantised one computes in float32, so that rounding is the same as elsewhere; its weights are what they are.
+    """
     built = tiny(llm, **changes)
+    if quantize:
+        quantize_linears(built.model.model.language_model, quantize)
+        for module in built.model.model.language_model.modules():
+            if isinstance(module, Linear4bit):
+                module.compute_dtype = torch.float32
     if "lora" in parts:
         add_lora(built.model, r=2, alpha=4)
         for name, parameter in built.model.named_parameters():
@@ -212,6 +222,19 @@ def test_conversations_of_several_turns_are_exact(supervise):
 @pytest.mark.parametrize("attention", ["blocks", "sdpa", "eager"])
 def test_adapters_are_trained_exactly(attention):
     assert_as_separate_rows(ready("qwen2", attention, parts=("connector", "lora")), EVERYTHING)
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+@pytest.mark.parametrize("attention", ["blocks", "eager"])
+def test_adapters_on_a_quantised_language_model_are_trained_exactly(attention, quantize):
+    assert_as_separate_rows(ready("qwen2", attention, ("connector", "lora"), quantize), EVERYTHING, pack_tokens=2000)
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+def test_recomputed_activations_of_a_quantised_language_model_are_exact(quantize):
+    built = ready("qwen2", parts=("connector", "lora"), quantize=quantize)
+    built.model.activation_checkpointing_enable()
+    assert_as_separate_rows(built, QUESTIONS, pack_tokens=60)
 
 
 def test_recomputed_activations_are_exact():

@@ -752,7 +752,7 @@ def test_a_dry_run_without_the_rows_shows_what_trains_and_then_what_is_missing(c
     with pytest.raises(RecipeError, match=r"stages\.align\.data\.train.*nowhere\.jsonl"):
         dry_run(recipe)
     told = capsys.readouterr().out
-    assert told.count("memory without activations") == 4 and "rows over" not in told
+    assert told.count("memory of a device: ") == 4 and "rows over" not in told
 
 
 def test_a_missing_file_is_told_before_the_model_loads(corpus, tmp_path, no_model):

@@ -357,7 +357,8 @@ sys.modules["audiollm.inference"] = types.SimpleNamespace(load=lambda checkpoint
 print(audiollm.chat("runs/demo", device="cpu", max_new_tokens=9).listener)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "('runs/demo', {'device': 'cpu', 'dtype': 'auto', 'revision': None})" in done.stdout, done.stderr
+    told = "('runs/demo', {'device': 'cpu', 'dtype': 'auto', 'revision': None, 'quantize': None})"
+    assert told in done.stdout, done.stderr
 
 
 def test_the_public_names_are_listed_and_others_are_missing():

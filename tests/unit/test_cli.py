@@ -172,11 +172,24 @@ def test_evaluate_hands_its_options_over(monkeypatch, tmp_path):
 
     monkeypatch.setattr(audiollm.inference, "load", lambda checkpoint, **options: (checkpoint, options))
     monkeypatch.setattr(audiollm.evaluation, "evaluate", answer)
-    options = ["--device", "cpu", "--dtype", "float32", "--batch-size", "3", "--limit", "2", "--json", "--blind"]
+    options = [
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--quantize",
+        "nf4",
+        "--batch-size",
+        "3",
+        "--limit",
+        "2",
+        "--json",
+        "--blind",
+    ]
     result = run("evaluate", "runs/tiny", "--data", str(tmp_path / "rows.jsonl"), *options)
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout) == {"tasks": {}}
-    assert seen["listener"] == ("runs/tiny", {"device": "cpu", "dtype": "float32"})
+    assert seen["listener"] == ("runs/tiny", {"device": "cpu", "dtype": "float32", "quantize": "nf4"})
     assert seen["rows"] == 2 and seen["batch_size"] == 3 and seen["blind"] is True
 
 

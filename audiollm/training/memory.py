@@ -1,0 +1,265 @@
+"""How much memory a stage takes on one device, from shapes alone: what is held, and what a micro-batch adds.
+
+  held          weights, and for what trains a gradient and the optimizer's state, all part by part
+  kept          what the forward pass keeps for the backward pass, by token (`kept_by_layer` says what that is); with
+                activations computed again that is what goes into each layer
+  worked with   a layer in the backward pass, or a chunk of logits; a quantised layer's weight in bfloat16
+
+Attention clip by clip keeps no matrix of tokens by tokens. CUDA's own share is in CARDS_GIB. Not here: several devices.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from audiollm.data.dataset import Recordings, num_samples
+from audiollm.models.chunked_loss import CHUNK_VALUES
+from audiollm.models.freezing import part_of
+
+GIB = 2**30
+CARDS_GIB = {"24 GB": 22.0, "80 GB": 76.0}
+"""What a card has for tensors once the driver, CUDA's context and the allocator's fragments have taken theirs."""
+STATE_BYTES = {
+    "sgd": 0, "lomo": 0, "lion_8bit": 1, "paged_lion_8bit": 1, "adamw_torch_4bit": 1, "rmsprop_bnb_8bit": 1,
+    "adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "adamw_torch_8bit": 2, "ademamix_8bit": 3,
+    "paged_ademamix_8bit": 3, "lion_32bit": 4, "paged_lion_32bit": 4, "rmsprop": 4, "rmsprop_bnb": 4,
+    "rmsprop_bnb_32bit": 4, "adagrad": 4, "schedule_free_sgd": 4, "ademamix": 12, "paged_ademamix_32bit": 12,
+    "grokadamw": 12,
+}  # fmt: skip
+"""Optimizer state by its name in bytes a parameter; Adam's two moments (8) for the others."""
+SMALL = 4096
+"""Tensors of fewer values are not worth 8 bits to bitsandbytes: their state is four times as large."""
+MARGIN = 1.1
+"""On what is kept: norms of heads, masks, what is small."""
+LOGIT_BYTES = 16
+"""A logit in bfloat16, in float32, its log-probability, and the gradients of them."""
+
+
+def needs_bitsandbytes(optim: str) -> bool:
+    """Whether an optimizer of TrainingArguments comes from bitsandbytes."""
+    return bool(re.search("bnb|8bit|paged|lion|ademamix", optim)) and not re.search("torch|galore", optim)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A part as it lies in memory, in bytes."""
+
+    parameters: int = 0
+    trainable: int = 0
+    types: tuple[str, ...] = ()
+    weights: float = 0
+    gradients: float = 0
+    optimizer: float = 0
+
+    @property
+    def total(self) -> float:
+        """Bytes of all of it."""
+        return self.weights + self.gradients + self.optimizer
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the heaviest recording of a stage brings: tokens in its sequence, supervised ones, and encoder frames."""
+
+    tokens: int
+    supervised: int
+    frames: int
+
+
+def held(
+    model: Any, heads: nn.Module, optim: str, in_bfloat16: Collection[str], quantize: str | None
+) -> dict[str, Held]:
+    """Each part of a model whose trainable parameters are selected, and the heads of the stage's objectives."""
+    linears = {f"model.language_model.{name}" for name, _ in linear_layers(model.model.language_model)}
+    parts: dict[str, Held] = {}
+    for name, parameter in model.named_parameters():
+        part, owner = part_of(name), name.removesuffix(".weight").removesuffix(".base_layer")
+        type_, size = ("float32", 4.0) if part not in in_bfloat16 else ("bfloat16", 2.0)
+        if quantize and owner in linears and name.endswith(".weight"):
+            type_, size = quantize, quantized_bytes(quantize, parameter)
+        parts[part] = add(parts.get(part, Held()), parameter, type_, size, optim)
+    for parameter in heads.parameters():
+        parts["heads"] = add(parts.get("heads", Held()), parameter, "float32", 4.0, optim)
+    return parts
+
+
+def add(part: Held, parameter: torch.Tensor, type_: str, size: float, optim: str) -> Held:
+    """The part with one more parameter."""
+    n, trains = parameter.numel(), parameter.requires_grad
+    return Held(
+        part.parameters + n,
+        part.trainable + n * trains,
+        part.types if type_ in part.types else (*part.types, type_),
+        part.weights + n * size,
+        part.gradients + 4 * n * trains,
+        part.optimizer + state_bytes(optim, parameter) * trains,
+    )
+
+
+def quantized_bytes(quantize: str, weight: torch.Tensor) -> float:
+    """Bytes a value: int8 has a float32 scale a row; nf4 one in 8 bits for 64 values, and a float32 for 256 scales."""
+    return 1 + 4 / weight.shape[-1] if quantize == "int8" else 0.5 + 1 / 64 + 4 / (64 * 256)
+
+
+def state_bytes(optim: str, parameter: torch.Tensor) -> float:
+    """Bytes that an optimizer keeps for a parameter."""
+    n, shape = parameter.numel(), parameter.shape
+    if "adafactor" in optim or optim == "adalomo":  # a row and a column instead of a matrix
+        return 4.0 * (n if len(shape) < 2 else n / shape[-1] + n / shape[-2])
+    size = STATE_BYTES.get(optim, 8)
+    if "8bit" in optim:
+        return size * n * (4.0 if n < SMALL else 1 + 4 / 256)  # a scale for 256 values
+    return float(size * n)
+
+
+def linear_layers(module: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """The linear layers without adapters' own, by their names without LoRA."""
+    return [
+        (name.removesuffix(".base_layer"), layer)
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) and ".lora_" not in name
+    ]
+
+
+def kept_by_layer(module: Any, size: int, *, casts: bool, keeps_inputs: bool = False) -> float:
+    """Bytes a token that the mean layer of a transformer keeps for the backward pass; `size`: bytes of an activation.
+
+    What its linear layers give, keys and values repeated for all heads; what the MLP's activation gives; what goes
+    into layers that train or have LoRA (`keeps_inputs`: into all), once for layers that read the same unless each
+    `casts` it; and what goes into the norms, in float32, twice where they train.
+    """
+    adapted = {name.partition(".lora_")[0] for name, _ in module.named_parameters() if ".lora_" in name}
+    linears = linear_layers(module)
+    width = {name.rpartition(".")[2]: layer.out_features for name, layer in linears}
+    values, norms = 0.0, 0
+    for name, layer in linears:
+        own = name.rpartition(".")[2]
+        values += max(layer.out_features, width.get("q_proj", 0) if own in ("k_proj", "v_proj") else 0)
+        trains = keeps_inputs or name in adapted or layer.weight.requires_grad
+        if trains and (casts or keeps_inputs or own not in ("k_proj", "v_proj", "up_proj")):
+            values += layer.in_features
+    values += sum(len(weight) for name, weight in module.named_parameters() if ".lora_A." in name)
+    for name, parameter in module.named_parameters():
+        if "norm" in name and name.endswith(".weight") and "layers." in name:
+            of_heads = {"q_norm": "q_proj", "k_norm": "k_proj"}.get(name.split(".")[-2], "")
+            norms += width.get(of_heads, len(parameter)) * (1 + parameter.requires_grad)
+    return size * (values / depth_of(module) + max(width.values())) + 4 * norms / depth_of(module)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What a micro-batch takes beside what is held, in bytes: `kept` and `layer` for each of its recordings.
+
+    The most is needed either at the end of the forward pass or in the backward pass of a layer.
+    """
+
+    kept: float
+    layer: float
+    logits: Callable[[int], float]
+    casts: float
+    fixed: float
+
+    def __call__(self, recordings: int) -> float:
+        most = max(self.logits(recordings) + self.casts, self.layer * recordings)
+        return self.kept * recordings + self.fixed + most
+
+
+def activations(
+    model: Any, trainer: Mapping[str, Any], load: Load, in_bfloat16: Collection[str], quantize: str | None
+) -> Activations:
+    """The activations of a stage whose trainable parameters are selected."""
+    size = 2 if trainer.get("bf16") or trainer.get("fp16") else 4
+    again = bool(trainer.get("activation_checkpointing") or trainer.get("gradient_checkpointing"))
+    language_model, config = model.model.language_model, model.config.text_config
+    linears = linear_layers(language_model)
+    layer = kept_by_layer(language_model, size, casts=size == 2, keeps_inputs=quantize == "int8")
+    if getattr(config, "_attn_implementation", None) == "eager":
+        layer += config.num_attention_heads * load.tokens * (size + 4)
+    every = config.hidden_size * (size if "llm" in in_bfloat16 else 4) if again else layer
+    if again and quantize == "int8":  # bitsandbytes holds on to what goes into its layers
+        every += size * sum(linear.in_features for _, linear in linears) / depth_of(language_model)
+    kept = load.tokens * every * depth_of(language_model) + kept_by_listening(model, size, again, load)
+    chunk = max(CHUNK_VALUES // config.vocab_size, 1)
+
+    def logits(recordings: int) -> float:
+        return LOGIT_BYTES * config.vocab_size * min(chunk, load.supervised * recordings)
+
+    copies = copied(model, size, load, in_bfloat16, quantize)
+    fixed = 2 * max(linear.weight.numel() for _, linear in linears) if quantize and load.tokens else 0
+    if model.lm_head.weight.requires_grad and load.supervised:
+        fixed += 8 * model.lm_head.weight.numel()  # its gradient over the chunks so far, and of this one
+    worked_with = load.tokens * layer * (1.5 if again else 0.5)
+    return Activations(MARGIN * kept, MARGIN * worked_with, logits, copies * again, fixed + copies * (not again))
+
+
+def kept_by_listening(model: Any, size: int, again: bool, load: Load) -> float:
+    """Bytes that encoder and connector keep of a recording; of a frozen encoder those that one layer works with."""
+    encoder = model.model.audio_tower
+    hears = any(p.requires_grad for p in encoder.parameters())
+    layers = 1 if again or not hears else depth_of(encoder) + 1
+    connector = [layer for _, layer in linear_layers(model.model.connector)]
+    of_connector = size * sum(layer.in_features + layer.out_features for layer in connector)
+    return load.frames * (kept_by_layer(encoder, size, casts=size == 2) * layers + of_connector)
+
+
+def copied(model: Any, size: int, load: Load, in_bfloat16: Collection[str], quantize: str | None) -> float:
+    """Bytes of weights in bfloat16 beside their float32: where the arithmetic is in bfloat16, each use makes a copy.
+
+    It is kept for the backward pass: of what trains, and of a frozen language model, through which gradients flow.
+    """
+    if size == 4:
+        return 0.0
+    total = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if load.tokens and "llm" not in in_bfloat16:
+        weights = [layer.weight for _, layer in linear_layers(model.model.language_model)]
+        total += sum(weight.numel() for weight in weights if not weight.requires_grad) * (not quantize)
+        total += model.lm_head.weight.numel() * (not model.lm_head.weight.requires_grad)
+    return 2.0 * total
+
+
+def depth_of(module: Any) -> int:
+    """Layers of a transformer."""
+    return int(module.config.num_hidden_layers)
+
+
+def heaviest(recordings: Recordings, model: Any) -> Load:
+    """The recording of a stage that brings most tokens, its questions included; it is read."""
+    rate = model.config.sampling_rate
+    a_second = model.config.num_audio_tokens(10 * rate) / 10
+
+    def size(number: int) -> float:
+        texts = sum(len(message.text) for row in recordings.groups[number] for message in row.messages)
+        return recordings.seconds(number) * a_second + texts / 4
+
+    example = recordings[0, max(range(len(recordings)), key=size)]
+    supervised = sum(int((sequence.shift_labels != -100).sum()) for sequence in example.sequences)
+    frames = sum(frames_of(model, num_samples(sound)) for sound in example.sounds)
+    return Load(sum(map(len, example.sequences)), supervised, frames)
+
+
+def assumed(model: Any, with_text: bool) -> Load:
+    """A clip of 30 s with 100 tokens of text, half of them supervised: where the rows are not there yet."""
+    samples = 30 * model.config.sampling_rate
+    tokens = model.config.num_audio_tokens(samples) + 100 if with_text else 0
+    return Load(tokens, 50 if with_text else 0, frames_of(model, samples))
+
+
+def frames_of(model: Any, samples: int) -> int:
+    """Encoder frames of a clip."""
+    return int(type(model.model.audio_tower).num_frames(model.config.audio_config.to_dict(), samples))
+
+
+def largest(card_gib: float, state: float, activations: Activations) -> int:
+    """The most recordings of a micro-batch that fit a card; 0 if none does."""
+    room = card_gib * GIB - state
+    low, high = 0, 1
+    while high <= 4096 and activations(high) <= room:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if activations(middle) <= room else (low, middle)
+    return low

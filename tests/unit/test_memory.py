@@ -1,0 +1,186 @@
+"""The memory that a dry run tells is what a step takes: on the safe side, and not far from it."""
+
+import contextlib
+import weakref
+
+import pytest
+import torch
+from tiny import ENCODER, LLMS, MLP, RATE, tokenizer, tones
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import Trainer, TrainingArguments
+
+from audiollm.conversation import AudioPart, Message, Row, TextPart
+from audiollm.data.collate import Collator
+from audiollm.data.dataset import Recordings
+from audiollm.models.attention import prefer_blocks
+from audiollm.models.freezing import add_lora, select_trainable
+from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.parts import build
+from audiollm.models.quantize import quantize_linears
+from audiollm.training import memory
+
+SIZES = {
+    "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 6, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 2048,
+}  # fmt: skip
+QUESTIONS = ["what do you hear?", "is there a dog or a bell in it? which comes first?", "how many?"]
+
+
+class Peak(TorchDispatchMode):
+    """Bytes of all tensors that live at once, and that were not there before."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.known = set()
+
+    def know(self, tensors):
+        """Count these no more."""
+        self.known |= {tensor.untyped_storage()._cdata for tensor in tensors}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.count(tensor.untyped_storage())
+        return out
+
+    def count(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self.forget, key, size)
+
+    def forget(self, key, size):
+        self.known.discard(key)
+        self.now -= size
+
+
+def conversations(seconds=4.0, clips=2):
+    """Recordings with three questions each."""
+    rows = []
+    for samples in tones(clips, seconds=(seconds, seconds)):
+        clip = AudioPart((samples, RATE))
+        for question in QUESTIONS:
+            asked = Message("user", (clip, TextPart(question)))
+            rows.append(Row((asked, Message("assistant", (TextPart("a dog barks, then a bell rings twice"),)))))
+    return rows
+
+
+def prepared(llm, parts, quantize, in_bfloat16):
+    """A model ready to train, and the same on paper."""
+    torch.manual_seed(0)
+    config = {**SIZES, **LLMS[llm]}
+    built = build(encoder={"config": ENCODER}, connector=MLP, llm={"config": config}, tokenizer=tokenizer())
+    with torch.device("meta"):
+        paper = AudioLLMForConditionalGeneration(built.model.config)
+    paper.tie_weights()
+    language_model = built.model.model.language_model
+    if quantize:
+        quantize_linears(language_model, quantize)
+    if "llm" in in_bfloat16:
+        language_model.to(torch.bfloat16)
+        built.model.lm_head.to(torch.bfloat16)
+    prefer_blocks(language_model)
+    for model in (built.model, paper):
+        if "lora" in parts:
+            add_lora(model, r=8, alpha=16)
+        select_trainable(model, parts)
+        model.train()
+    return built, paper
+
+
+def measured(built, batch, bf16):
+    """The most that a forward and a backward pass take, less the gradients that stay."""
+    peak = Peak()
+    peak.know([*built.model.parameters(), *built.model.buffers()])
+    autocast = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
+    gradients = sum(4 * p.numel() for p in built.model.parameters() if p.requires_grad)
+    with peak:
+        with autocast:
+            loss = built.model(**batch).loss
+        forward = peak.most
+        loss.backward()
+    return max(forward, peak.most - gradients)
+
+
+# Not here: int8, for which bitsandbytes takes another way on a CPU than on a GPU.
+CASES = {
+    "connector": ("qwen2", ["connector"], None, [], {}),
+    "connector, bf16": ("qwen2", ["connector"], None, ["llm"], {"bf16": True}),
+    "connector, bf16, base in float32": ("qwen2", ["connector"], None, [], {"bf16": True}),
+    "lora": ("qwen2", ["connector", "lora"], None, [], {}),
+    "lora, bf16": ("qwen3", ["connector", "lora"], None, ["llm"], {"bf16": True}),
+    "lora, nf4, bf16": ("qwen2", ["connector", "lora"], "nf4", ["llm"], {"bf16": True}),
+    "llm": ("llama", ["connector", "llm"], None, [], {}),
+    "llm, bf16": ("qwen2", ["connector", "llm"], None, [], {"bf16": True}),
+    "lora, again": ("qwen2", ["connector", "lora"], None, [], {"activation_checkpointing": True}),
+    "lora, nf4, bf16, again": (
+        "qwen2", ["connector", "lora"], "nf4", ["llm"], {"bf16": True, "activation_checkpointing": True},
+    ),
+    "llm, bf16, again": (
+        "qwen2", ["connector", "llm"], None, [], {"bf16": True, "activation_checkpointing": True},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_estimate_of_a_step_is_on_the_safe_side_and_near_what_it_takes(case):
+    llm, parts, quantize, in_bfloat16, trainer = CASES[case]
+    built, paper = prepared(llm, parts, quantize, in_bfloat16)
+    if trainer.get("activation_checkpointing"):
+        built.model.activation_checkpointing_enable()
+    recordings = Recordings(conversations(), built.processor)
+    batch = Collator(0, pack_tokens=10**6)([recordings[0, number] for number in range(len(recordings))])
+    batch = {name: value for name, value in batch.items() if name not in ("row_ids", "problems")}
+    expected = memory.activations(paper, trainer, memory.heaviest(recordings, paper), in_bfloat16, quantize)
+    taken = measured(built, batch, trainer.get("bf16", False))
+    assert 1.0 <= expected(len(recordings)) / taken <= (1.5 if "again" in case else 1.3)
+
+
+@pytest.mark.parametrize(
+    "optim", ["adamw_torch", "adamw_bnb_8bit", "lion_8bit", "adafactor", "sgd", "rmsprop", "ademamix"]
+)
+def test_the_state_of_an_optimizer_is_as_large_as_is_told(optim, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(128, 256), torch.nn.Linear(256, 8))
+    arguments = TrainingArguments(str(tmp_path), optim=optim, use_cpu=True)
+    cls, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    optimizer = cls(model.parameters(), **options)
+    model(torch.randn(4, 128)).sum().backward()
+    optimizer.step()
+    kept = {
+        tensor.untyped_storage()._cdata: tensor.nbytes
+        for state in optimizer.state.values()
+        for name, tensor in state.items()
+        if isinstance(tensor, torch.Tensor) and tensor.numel() > 1 and not name.startswith("qmap")
+    }
+    told = sum(memory.state_bytes(optim, parameter) for parameter in model.parameters())
+    assert told == pytest.approx(sum(kept.values()), rel=0.02, abs=100)
+    assert memory.needs_bitsandbytes(optim) == cls.__module__.startswith("bitsandbytes")
+
+
+def test_what_is_held_is_counted_by_part_and_by_how_it_is_held():
+    for quantize, in_bfloat16 in ((None, []), (None, ["llm", "encoder"]), ("nf4", ["llm"]), ("int8", [])):
+        built, paper = prepared("qwen2", ["connector", "lora"], quantize, in_bfloat16)
+        if "encoder" in in_bfloat16:
+            built.model.model.audio_tower.to(torch.bfloat16)
+        told = memory.held(paper, torch.nn.Linear(4, 4), "adamw_torch", in_bfloat16, quantize)
+        found = sum(tensor.nbytes for name, tensor in built.model.state_dict().items() if "quant_" not in name)
+        assert sum(one.weights for one in told.values()) - 80 == pytest.approx(found, rel=0.005)
+        trainable = sum(p.numel() for p in built.model.parameters() if p.requires_grad) + 20
+        assert sum(one.gradients for one in told.values()) == 4 * trainable
+        assert sum(one.optimizer for one in told.values()) == 8 * trainable
+        assert told["llm"].trainable == 0 and told["heads"].parameters == 20
+
+
+def test_the_largest_micro_batch_is_the_last_that_fits():
+    _, paper = prepared("qwen2", ["connector", "lora"], None, [])
+    activations = memory.activations(paper, {}, memory.assumed(paper, with_text=True), [], None)
+    for room in (0.2, 1.0, 8.0):
+        most = memory.largest(room, 0.1 * memory.GIB, activations)
+        assert activations(most) <= (room - 0.1) * memory.GIB < activations(most + 1)
+    assert memory.largest(0.05, 0.1 * memory.GIB, activations) == 0
