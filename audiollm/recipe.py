@@ -197,6 +197,10 @@ class DataSettings(Settings):
     """Rows that are never trained on: their loss picks the best checkpoint."""
     questions_per_clip: PositiveInt | None = None
     """At most so many questions share one clip in a sequence; null lets all of them."""
+    batch_tokens: PositiveInt | None = None
+    """Tokens (sound and text) up to which clips fill a micro-batch; null takes `per_device_train_batch_size` clips.
+
+    A clip that takes more is a batch of its own. `num_train_epochs` then counts in epochs of the first one's length."""
     pack_tokens: PositiveInt | None = None
     """Tokens in one packed sequence; null packs a micro-batch into one, or with eager attention keeps clips apart."""
     group_by_length: bool = True

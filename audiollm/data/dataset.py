@@ -7,7 +7,7 @@ Everything is a function of the seed, the epoch and the clip's number, so it doe
 import random
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -30,6 +30,10 @@ class Renderer(Protocol):
         """Hz."""
         ...
 
+    def num_audio_tokens(self, num_samples: int) -> int:
+        """Audio tokens of a clip."""
+        ...
+
     def render(
         self, messages: Sequence[Message], num_samples: Sequence[int], *, supervise: str = "last"
     ) -> Sequence[Any]:
@@ -50,6 +54,14 @@ class Example:
     clips: tuple[AudioPart, ...]
     row_ids: tuple[str, ...]
     problem: str | None = None
+
+
+class Length(NamedTuple):
+    """How long a recording is, told without decoding it."""
+
+    seconds: float
+    trunk: int  # tokens that its questions share, those of the sound included
+    branches: tuple[int, ...]  # tokens that each question adds
 
 
 class Recordings(Dataset[Example]):
@@ -76,22 +88,51 @@ class Recordings(Dataset[Example]):
         self.with_text = with_text
         self.sounds = sounds or SoundCache(0)
         self.features = features
+        self.lengths: list[Length] = []
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def seconds(self, number: int) -> float:
-        """Length of a group's sound where the rows tell it, else 0: for batches of like lengths."""
+        """Length of a group's sound where it was measured or the rows tell it, else 0: for batches of like lengths."""
+        if self.lengths:
+            return self.lengths[number].seconds
         return sum(clip.duration or 0.0 for clip in self.groups[number][0].clips)
 
+    def measure(self) -> None:
+        """Find the length of every recording, which `num_tokens` and `seconds` then tell; nothing is decoded."""
+        self.lengths = [self.length(rows) for rows in self.groups]
+
+    def length(self, rows: Sequence[Row]) -> Length:
+        """Of the rows of one recording; from the rows' times, or else the header of the file."""
+        seconds = [clip.seconds() for clip in rows[0].clips]
+        samples = [round(length * self.renderer.sampling_rate) or self.silence for length in seconds]
+        if not self.with_text:
+            return Length(sum(seconds), sum(map(self.renderer.num_audio_tokens, samples)), (0,) * len(rows))
+        rendered = [self.render(row, samples) for row in rows]
+        parts = split_by_audio([tokens for one in rendered for tokens in one], self.renderer.audio_token_id)
+        trunks = {id(tokens): trunk_length(part) for part in parts for tokens in part}
+        branches = [sum(len(tokens.input_ids) - trunks[id(tokens)] for tokens in one) for one in rendered]
+        return Length(sum(seconds), sum(trunks[id(part[0])] for part in parts), tuple(branches))
+
+    def num_tokens(self, key: tuple[int, int]) -> int:
+        """Tokens of what `self[key]` gives; some of the questions may have more in common, and take fewer."""
+        length = self.lengths[key[1]]
+        return length.trunk + sum(length.branches[index] for index in self.choose(*key))
+
+    @property
+    def silence(self) -> int:
+        """Samples of the silence that stands for a clip that cannot be read."""
+        return self.renderer.sampling_rate // 10
+
     def __getitem__(self, key: tuple[int, int]) -> Example:
-        epoch, number = key
-        rows = self.choose(epoch, number)
+        rows = [self.groups[key[1]][index] for index in self.choose(*key)]
         sounds, clips, problem = self.listen(rows[0])
         row_ids = tuple(row.id or row.origin for row in rows)
         if not self.with_text:
             return Example((), sounds, clips, row_ids, problem)
-        rendered = [tokens for row in rows for tokens in self.render(row, sounds)]
+        lengths = [num_samples(sound) for sound in sounds]
+        rendered = [tokens for row in rows for tokens in self.render(row, lengths)]
         parts = split_by_audio(rendered, self.renderer.audio_token_id)
         sequences = tuple(pack_branches(part) for part in parts)
         if problem:
@@ -99,12 +140,12 @@ class Recordings(Dataset[Example]):
         heard = [number for part in parts for number in range(part[0].num_clips)]
         return Example(sequences, tuple(sounds[i] for i in heard), tuple(clips[i] for i in heard), row_ids, problem)
 
-    def choose(self, epoch: int, number: int) -> Sequence[Row]:
+    def choose(self, epoch: int, number: int) -> Sequence[int]:
         """All questions of a clip, or some of them, others in each epoch."""
-        rows = self.groups[number]
-        if self.questions_per_clip is None or len(rows) <= self.questions_per_clip:
-            return rows
-        return random.Random(f"{self.seed}/{epoch}/{number}").sample(rows, self.questions_per_clip)
+        every = range(len(self.groups[number]))
+        if self.questions_per_clip is None or len(every) <= self.questions_per_clip:
+            return every
+        return random.Random(f"{self.seed}/{epoch}/{number}").sample(every, self.questions_per_clip)
 
     def listen(self, row: Row) -> tuple[tuple[Sounding, ...], tuple[AudioPart, ...], str | None]:
         """The clips and their sound; a broken one becomes a short silence of no words, and the problem names it."""
@@ -116,7 +157,7 @@ class Recordings(Dataset[Example]):
                 clips.append(clip)
             except (AudioError, RowError) as error:
                 problem = f"{row.origin}: {error}"
-                sounds.append(np.zeros(self.renderer.sampling_rate // 10, np.float32))
+                sounds.append(np.zeros(self.silence, np.float32))
                 clips.append(replace(clip, transcript=None, description=None))
         return tuple(sounds), tuple(clips), problem
 
@@ -125,9 +166,12 @@ class Recordings(Dataset[Example]):
         frames = None if self.features is None else self.features.of(clip)
         return self.sounds.load(clip, self.renderer.sampling_rate) if frames is None else frames
 
-    def render(self, row: Row, sounds: Sequence[Sounding]) -> list[Tokens]:
-        """The row's token sequences (one, unless its template rewrites the history of a conversation)."""
-        rendered = self.renderer.render(row.messages, [num_samples(s) for s in sounds], supervise=self.supervise)
+    def render(self, row: Row, lengths: Sequence[int]) -> list[Tokens]:
+        """The row's token sequences (one, unless its template rewrites the history of a conversation).
+
+        `lengths` are those of its clips, in samples.
+        """
+        rendered = self.renderer.render(row.messages, lengths, supervise=self.supervise)
         return [Tokens(one.input_ids, one.supervised, one.num_clips) for one in rendered]
 
 

@@ -27,7 +27,15 @@ from audiollm.models.parts import load_tokenizer
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.recipe import Recipe, StageSettings, missing_files, require_files
 from audiollm.training.objectives import OBJECTIVES
-from audiollm.training.stages import RunFolder, StageData, prepare_lora, recipe_tokenizer, with_prompts
+from audiollm.training.stages import (
+    RunFolder,
+    StageData,
+    count_groups,
+    prepare_lora,
+    recipe_tokenizer,
+    with_prompts,
+)
+from audiollm.training.trainer import train_sampler
 
 GIB = 2**30
 
@@ -133,8 +141,11 @@ def describe_stage(
     console.print(f"memory without activations: {memory:.2f} GiB a device (float32 training state)")
     if data is None:
         return
-    recordings = Recordings(data.train, processor, supervise=stage.data.supervise)
-    steps = planned_steps(stage, len(recordings))
+    settings = stage.data
+    recordings = Recordings(
+        data.train, processor, questions_per_clip=settings.questions_per_clip, supervise=settings.supervise
+    )
+    steps = planned_steps(stage, recordings, count_groups(recordings, data.counts))
     console.print(f"{len(data.train):,} rows over {len(recordings):,} recordings; {steps:,} steps")
     if any(OBJECTIVES[objective].needs_text for objective in stage.objectives):
         console.print(sample(data.train[0], recordings, processor))
@@ -148,12 +159,17 @@ def totals(model: torch.nn.Module) -> dict[str, int]:
     return found
 
 
-def planned_steps(stage: StageSettings, recordings: int) -> int:
+def planned_steps(stage: StageSettings, recordings: Recordings, sources: list[tuple[int, float]]) -> int:
     """Optimizer steps on one device."""
     if stage.trainer.get("max_steps", -1) > 0:
         return int(stage.trainer["max_steps"])
-    batch = stage.trainer.get("per_device_train_batch_size", 8) * stage.trainer.get("gradient_accumulation_steps", 1)
-    return math.ceil(recordings / batch) * math.ceil(stage.trainer.get("num_train_epochs", 3))
+    if stage.data.batch_tokens:
+        recordings.measure()
+    sampler = train_sampler(
+        recordings, sources, stage.trainer.get("per_device_train_batch_size", 8), stage.data.batch_tokens
+    )
+    steps = math.ceil(len(sampler) / stage.trainer.get("gradient_accumulation_steps", 1))
+    return math.ceil(steps * stage.trainer.get("num_train_epochs", 3))
 
 
 def memory_gib(model: torch.nn.Module, trainable: Mapping[str, int]) -> float:
@@ -164,8 +180,8 @@ def memory_gib(model: torch.nn.Module, trainable: Mapping[str, int]) -> float:
 
 def sample(row: Any, recordings: Recordings, processor: AudioLLMProcessor) -> Text:
     """One row as the model reads it; what it must learn to write is marked, and runs of audio are counted."""
-    waveforms = [clip.load(processor.sampling_rate) for clip in row.clips]
-    rendered = recordings.render(row, waveforms)[0]
+    lengths = [len(clip.load(processor.sampling_rate)) for clip in row.clips]
+    rendered = recordings.render(row, lengths)[0]
     text = Text("sample: ")
     run, inside = 0, False
     for token, supervised in [*zip(rendered.input_ids, rendered.supervised, strict=True), (-1, False)]:

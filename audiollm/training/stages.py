@@ -446,6 +446,8 @@ def build_trainer(
         )
 
     train = recordings(data.train)
+    if stage.data.batch_tokens:
+        train.measure()
     collator = Collator(
         built.processor.tokenizer.pad_token_id or 0,
         pack_tokens=stage.data.pack_tokens or pack_tokens_for(built.model),
@@ -461,6 +463,7 @@ def build_trainer(
         learning_rates=stage.learning_rates,
         trained=set(built.model.trained_parts) | (set(stage.train) - {"lora"}),
         bad_steps=BadSteps(name, stage.max_bad_steps),
+        batch_tokens=stage.data.batch_tokens,
         group_by_length=stage.data.group_by_length,
         args=training_arguments(recipe, stage, work, logs, bool(data.validation), deepspeed),
     )

@@ -1,4 +1,4 @@
-"""How fast a stage trains: tokens, seconds of sound and rows a second, and the share of padding."""
+"""How fast a stage trains: tokens, seconds of sound and rows a second, and the shares of padding."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -19,6 +19,7 @@ class Throughput:
         """Start counting anew."""
         self.since = time.perf_counter()
         self.steps = self.tokens = self.slots = self.samples = self.rows = 0
+        self.heard = self.sound_slots = 0  # samples that the encoder hears in this stage, and with their padding
 
     def note(self, problems: Iterable[str]) -> None:
         """Keep what is wrong with some clips."""
@@ -34,6 +35,9 @@ class Throughput:
                 self.tokens += int((batch["clip_ids"] != PADDING).sum())
                 self.slots += batch["clip_ids"].numel()
             self.samples += batch["num_samples"]
+            if "input_values" in batch:
+                self.heard += int(batch["input_values_mask"].sum())
+                self.sound_slots += batch["input_values"].numel()
 
     def take(self) -> dict[str, float]:
         """Rates since the last call, for the log."""
@@ -45,5 +49,7 @@ class Throughput:
         if self.slots:
             rates["tokens_per_second"] = round(self.tokens / seconds, 1)
             rates["padding_share"] = round(1 - self.tokens / self.slots, 4)
+        if self.sound_slots:
+            rates["audio_padding_share"] = round(1 - self.heard / self.sound_slots, 4)
         self.reset()
         return rates

@@ -22,7 +22,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings
-from audiollm.data.sampling import BatchSampler
+from audiollm.data.sampling import BatchSampler, BudgetSampler
 from audiollm.models.checkpoint import HEADS, MANIFEST, load_tensors, write_checkpoint
 from audiollm.models.freezing import part_of
 from audiollm.training.bad_steps import BadSteps
@@ -58,6 +58,7 @@ class StageTrainer(Trainer):
         learning_rates: Mapping[str, float],
         trained: set[str],
         bad_steps: BadSteps,
+        batch_tokens: int | None = None,
         group_by_length: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -70,6 +71,7 @@ class StageTrainer(Trainer):
         self.validation = validation
         self.learning_rates = learning_rates
         self.trained = trained
+        self.batch_tokens = batch_tokens
         self.group_by_length = group_by_length
         self.bad_steps = bad_steps
         bad_steps.accelerator = self.accelerator
@@ -90,18 +92,19 @@ class StageTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of recordings for this rank, in an order that the seed and the epoch determine."""
-        numbers = range(len(self.recordings))
-        sampler = BatchSampler(
-            [self.recordings.seconds(number) if self.group_by_length else 0.0 for number in numbers],
+        sampler = train_sampler(
+            self.recordings,
+            self.sources,
             self.args.train_batch_size,
+            self.batch_tokens,
+            group_by_length=self.group_by_length,
             seed=self.args.seed,
-            sources=self.sources,
             rank=self.args.process_index,
             world_size=self.args.world_size,
         )
         return self.loader(self.recordings, sampler)
 
-    def loader(self, recordings: Recordings, sampler: BatchSampler) -> DataLoader:
+    def loader(self, recordings: Recordings, sampler: BatchSampler | BudgetSampler) -> DataLoader:
         """A data loader over batches of keys."""
         workers = self.args.dataloader_num_workers
         return EpochLoader(
@@ -281,3 +284,29 @@ class StageTrainer(Trainer):
     def _load_best_model(self) -> None:
         """The weights of the best validation loss, at the end."""
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+
+def train_sampler(
+    recordings: Recordings,
+    sources: list[tuple[int, float]],
+    batch_size: int,
+    batch_tokens: int | None,
+    *,
+    group_by_length: bool = True,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> BatchSampler | BudgetSampler:
+    """Batches of so many tokens, for recordings that were measured, or else of so many recordings."""
+    lengths = [recordings.seconds(number) if group_by_length else 0.0 for number in range(len(recordings))]
+    if batch_tokens:
+        return BudgetSampler(
+            recordings.num_tokens,
+            lengths,
+            batch_tokens,
+            seed=seed,
+            sources=sources,
+            rank=rank,
+            world_size=world_size,
+        )
+    return BatchSampler(lengths, batch_size, seed=seed, sources=sources, rank=rank, world_size=world_size)

@@ -14,11 +14,14 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tiny import ENCODER, LLM, QFORMER, RATE, checksum, tone
+from tiny import ENCODER, LLM, QFORMER, RATE, checksum, tiny, tone
 from transformers import TrainerCallback
 
 from audiollm.audio import write
+from audiollm.conversation import AudioPart, parse_row, row_to_dict
 from audiollm.data import features
+from audiollm.data.dataset import Recordings
+from audiollm.data.sources import load_rows
 from audiollm.models.encoders.whisper import WhisperAudioEncoder
 from audiollm.models.freezing import part_of
 from audiollm.recipe import RecipeError, load_recipe
@@ -927,6 +930,72 @@ def test_a_broken_clip_among_kept_ones_is_named_and_learned_from_nowhere(corpus,
         record = json.loads((tmp_path / str(kept) / "run" / "run.json").read_text())["stages"]["only"]
         assert len(record["problems"]) == 1 and "broken.wav" in record["problems"][0]
     assert losses(tmp_path / "True") == pytest.approx(losses(tmp_path / "False"), rel=0.01)
+
+
+# -------------------------------------------------------------------------------------------------- batches by tokens
+
+
+def budget_recipe(folder, corpus, *overrides, **trainer):
+    """Eleven steps over several epochs, in batches of up to 160 tokens; other questions in each epoch."""
+    only = long_stage(corpus, **trainer)
+    only["data"] |= {"batch_tokens": 160, "questions_per_clip": 2}
+    return recipe_of(folder, corpus, {"only": only}, *overrides, connector=QFORMER | {"dropout": 0.2})
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """The micro-batches of each step, as the trainer takes them."""
+    taken, get = [], StageTrainer.get_batch_samples
+
+    def record(trainer, *args):
+        found, items = get(trainer, *args)
+        taken.append(found)
+        return found, items
+
+    monkeypatch.setattr(StageTrainer, "get_batch_samples", record)
+    return taken
+
+
+def test_micro_batches_are_filled_to_the_budget_of_tokens(corpus, tmp_path, batches, lines):
+    run_recipe(budget_recipe(tmp_path, corpus, gradient_accumulation_steps=2))
+    sizes = [int((batch["clip_ids"] >= 0).sum()) for step in batches for batch in step]
+    assert max(sizes) <= 160 and sum(sizes) / len(sizes) > 100 and len(set(map(len, batches))) <= 2
+    assert all(0 <= line["audio_padding_share"] < 0.5 for line in lines if "loss" in line)
+
+
+def test_batches_by_tokens_go_on_exactly_in_a_later_epoch_and_with_other_workers(corpus, tmp_path, watch):
+    whole = run_recipe(budget_recipe(tmp_path / "whole", corpus))
+    with pytest.raises(Killed):
+        watch(Kill(9))
+        run_recipe(budget_recipe(tmp_path / "stopped", corpus))
+    watch(TrainerCallback())
+    assert_same_weights(run_recipe(budget_recipe(tmp_path / "stopped", corpus)), whole)
+    workers = run_recipe(budget_recipe(tmp_path / "workers", corpus, dataloader_num_workers=2))
+    assert_same_weights(workers, whole)
+
+
+def test_how_many_tokens_a_recording_takes_is_known_without_decoding_it(corpus, monkeypatch):
+    """Also where rows tell no duration, and where the questions of a clip have words in common."""
+    processor = tiny().processor
+    rows = load_rows(corpus / "train.jsonl")
+    rows = [parse_row(json.loads(json.dumps(row_to_dict(one)).replace('"duration"', '"start": 0, "end"')))
+            if number % 2 else one for number, one in enumerate(rows)]  # fmt: skip
+    for supervise, with_text in (("last", True), ("all", True), ("last", False)):
+        recordings = Recordings(rows, processor, supervise=supervise, with_text=with_text)
+        with monkeypatch.context() as patch:
+            patch.setattr(AudioPart, "load", lambda *_: pytest.fail("a clip was decoded"))
+            recordings.measure()
+        for number in range(len(recordings)):
+            example = recordings[0, number]
+            tokens = sum(map(len, example.sequences)) if with_text else sum(
+                processor.num_audio_tokens(len(sound)) for sound in example.sounds
+            )  # fmt: skip
+            assert recordings.num_tokens((0, number)) == tokens
+            assert recordings.seconds(number) == pytest.approx(sum(map(len, example.sounds)) / RATE)
+    some = Recordings(rows, processor, questions_per_clip=2)
+    some.measure()
+    for key in [(epoch, number) for epoch in range(3) for number in range(len(some))]:
+        assert 0 <= some.num_tokens(key) - sum(map(len, some[key].sequences)) <= 6  # two questions may share words
 
 
 # ------------------------------------------------------------------------------------------------- what is not a number
