@@ -207,6 +207,8 @@ class DataSettings(Settings):
     """Whether clips of like length share a batch, which spares padding; false mixes them, so that batches vary."""
     cache_features: bool = False
     """Whether what a frozen encoder gives is kept on disk (bfloat16): each clip is encoded once for all stages."""
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Stop where more of the rows, or of the recordings heard, cannot be used; RUN/quarantine.jsonl lists them."""
     supervise: Literal["last", "all"] = "last"
     """Which of the assistant's turns the loss counts."""
 

@@ -16,6 +16,7 @@ from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Row, RowError
 from audiollm.data.features import FeatureStore, Frames
 from audiollm.data.packing import IGNORE_INDEX, PackedSequence, Tokens, pack_branches, trunk_length
+from audiollm.data.quarantine import BadRow, bad_row
 
 Sound = Literal["sound", "as_description", "omit"]
 
@@ -53,7 +54,7 @@ class Example:
     sounds: tuple[Sounding, ...]  # in the order of the prompts
     clips: tuple[AudioPart, ...]
     row_ids: tuple[str, ...]
-    problem: str | None = None
+    problem: BadRow | None = None
 
 
 class Length(NamedTuple):
@@ -127,7 +128,9 @@ class Recordings(Dataset[Example]):
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         rows = [self.groups[key[1]][index] for index in self.choose(*key)]
-        sounds, clips, problem = self.listen(rows[0])
+        sounds, clips, cause = self.listen(rows[0])
+        first = self.groups[key[1]][0]  # a broken recording has one name in all epochs
+        problem = bad_row("hearing", RowError(first.origin, "", cause, first.id)) if cause else None
         row_ids = tuple(row.id or row.origin for row in rows)
         if not self.with_text:
             return Example((), sounds, clips, row_ids, problem)
@@ -148,18 +151,18 @@ class Recordings(Dataset[Example]):
         return random.Random(f"{self.seed}/{epoch}/{number}").sample(every, self.questions_per_clip)
 
     def listen(self, row: Row) -> tuple[tuple[Sounding, ...], tuple[AudioPart, ...], str | None]:
-        """The clips and their sound; a broken one becomes a short silence of no words, and the problem names it."""
+        """The clips and their sound; a broken one becomes a short silence of no words, and it is said what is wrong."""
         sounds: list[Sounding] = []
-        clips, problem = [], None
+        clips, cause = [], None
         for clip in row.clips:
             try:
                 sounds.append(self.hear(clip))
                 clips.append(clip)
             except (AudioError, RowError) as error:
-                problem = f"{row.origin}: {error}"
+                cause = str(error)
                 sounds.append(np.zeros(self.silence, np.float32))
                 clips.append(replace(clip, transcript=None, description=None))
-        return tuple(sounds), tuple(clips), problem
+        return tuple(sounds), tuple(clips), cause
 
     def hear(self, clip: AudioPart) -> Sounding:
         """What the encoder made of the clip, where that is kept, or else its samples; AudioError if unreadable."""

@@ -47,22 +47,28 @@ END_BYTES = 2**20
 
 
 class Problems:
-    """What could not be used, counted; the first ones are kept in words."""
+    """What could not be used."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.examples: list[str] = []
+        self.errors: list[RowError] = []
 
-    def add(self, problem: Exception | str) -> None:
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.errors)
+
+    @property
+    def examples(self) -> list[str]:
+        """The first ones in words."""
+        return [str(error) for error in self.errors[:NUM_EXAMPLES]]
+
+    def add(self, error: RowError) -> None:
         """Count one more."""
-        self.count += 1
-        if len(self.examples) < NUM_EXAMPLES:
-            self.examples.append(str(problem))
+        self.errors.append(error)
 
     def extend(self, others: "Problems") -> None:
         """Add what somebody else found."""
-        self.count += others.count
-        self.examples += others.examples[: NUM_EXAMPLES - len(self.examples)]
+        self.errors += others.errors
 
     def summary(self) -> str:
         """One line with the number, then one line for each example."""
@@ -72,8 +78,8 @@ class Problems:
             f"{self.count} problem{'s' if self.count > 1 else ''}:",
             *(f"  {example}" for example in self.examples),
         ]
-        left = self.count - len(self.examples)
-        return "\n".join([*lines, f"  ... and {left} more"] if left else lines)
+        left = self.count - NUM_EXAMPLES
+        return "\n".join([*lines, f"  ... and {left} more"] if left > 0 else lines)
 
 
 def load_rows(
@@ -155,7 +161,7 @@ def _rows_of(opened: Opened, format: str | None, question: str | None) -> Iterat
         try:
             yield raw if isinstance(raw, RowError) else parse_row(convert(raw), origin=place, folder=opened.folder)
         except RowError as error:
-            yield error.at(place)
+            yield error.at(place, id_of(raw))
 
 
 def _converter(name: str, raws: Sequence[Raw], format: str | None, question: str | None) -> Converter:
@@ -175,8 +181,13 @@ def missing_file(row: Row, checked: dict[str, bool]) -> RowError | None:
                 checked[clip.audio] = os.path.isfile(clip.audio)
             if not checked[clip.audio]:
                 cause = f"there is no file {clip.audio}; paths count from the folder of the rows"
-                return RowError(row.origin, "audio", cause)
+                return RowError(row.origin, "audio", cause, row.id)
     return None
+
+
+def id_of(raw: Raw | RowError) -> str | None:
+    """The id that a raw row has, if any."""
+    return str(raw["id"]) if isinstance(raw, Mapping) and raw.get("id") is not None else None
 
 
 def _open(source: Any) -> Iterator[Opened]:

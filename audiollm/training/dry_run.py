@@ -27,10 +27,9 @@ from audiollm.models.parts import load_tokenizer
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.recipe import Recipe, StageSettings, missing_files, require_files
 from audiollm.training.objectives import OBJECTIVES
+from audiollm.training.stage_data import StageData, count_groups
 from audiollm.training.stages import (
     RunFolder,
-    StageData,
-    count_groups,
     prepare_lora,
     recipe_tokenizer,
     with_prompts,

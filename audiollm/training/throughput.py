@@ -12,7 +12,6 @@ class Throughput:
 
     def __init__(self, sampling_rate: int) -> None:
         self.sampling_rate = sampling_rate
-        self.problems: list[str] = []  # each once, in the order in which they were met
         self.reset()
 
     def reset(self) -> None:
@@ -21,16 +20,11 @@ class Throughput:
         self.steps = self.tokens = self.slots = self.samples = self.rows = 0
         self.heard = self.sound_slots = 0  # samples that the encoder hears in this stage, and with their padding
 
-    def note(self, problems: Iterable[str]) -> None:
-        """Keep what is wrong with some clips."""
-        self.problems += [problem for problem in dict.fromkeys(problems) if problem not in self.problems]
-
     def add(self, batches: Iterable[Mapping[str, Any]]) -> None:
         """Count the micro-batches of one step before they are sent to the device."""
         self.steps += 1
         for batch in batches:
             self.rows += len(batch["row_ids"])
-            self.note(batch["problems"])
             if "clip_ids" in batch:
                 self.tokens += int((batch["clip_ids"] != PADDING).sum())
                 self.slots += batch["clip_ids"].numel()

@@ -25,6 +25,7 @@ from audiollm.data.dataset import Recordings
 from audiollm.data.sampling import BatchSampler, BudgetSampler
 from audiollm.models.checkpoint import HEADS, MANIFEST, load_tensors, write_checkpoint
 from audiollm.models.freezing import part_of
+from audiollm.training.bad_rows import BadRows
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.resume_points import PREFIX, STATE, written_to
 from audiollm.training.stage_model import StageModel
@@ -57,6 +58,7 @@ class StageTrainer(Trainer):
         collator: Collator,
         learning_rates: Mapping[str, float],
         trained: set[str],
+        bad_rows: BadRows,
         bad_steps: BadSteps,
         batch_tokens: int | None = None,
         group_by_length: bool = True,
@@ -73,8 +75,9 @@ class StageTrainer(Trainer):
         self.trained = trained
         self.batch_tokens = batch_tokens
         self.group_by_length = group_by_length
-        self.bad_steps = bad_steps
-        bad_steps.accelerator = self.accelerator
+        self.bad_rows, self.bad_steps = bad_rows, bad_steps
+        bad_rows.accelerator = bad_steps.accelerator = self.accelerator
+        self.add_callback(bad_rows)
         self.add_callback(bad_steps)
         self.throughput = Throughput(processor.sampling_rate)
         self.started = time.perf_counter()  # less what was spent before the stage was interrupted
@@ -131,6 +134,7 @@ class StageTrainer(Trainer):
     def count_items(self, batches: list[Any], device: torch.device) -> Tensor:
         """Each objective's items [K] over the micro-batches of all ranks."""
         self.throughput.add(batches)
+        self.bad_rows.add(batches)
         counts = torch.stack([self.stage_model.counts(batch) for batch in batches]).sum(0).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.gather(counts[None]).sum(0)
@@ -181,7 +185,7 @@ class StageTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each objective's loss, each part's learning rate, the throughput since the last line, and the time."""
-        logs = logs | {"seconds": round(time.perf_counter() - self.started, 1)}
+        logs = logs | {"seconds": round(time.perf_counter() - self.started, 1), "bad_rows": self.bad_rows.settle()}
         if "loss" in logs:
             if len(self.values) > 1:
                 logs |= {name: self.mean_over_steps(value) for name, value in self.values.items()}
@@ -215,7 +219,7 @@ class StageTrainer(Trainer):
         sampler = BatchSampler(lengths, self.args.per_device_eval_batch_size, shuffle=False)
         sums, items = torch.zeros(2, len(self.stage_model.objectives), dtype=torch.float64)
         for batch in self.loader(recordings, sampler):
-            self.throughput.note(batch["problems"])
+            self.bad_rows.note(batch)
             counts = self.stage_model.counts(batch)
             _, values = self.stage_model(batch=self._prepare_inputs(batch), num_items=counts.to(self.args.device))
             sums += torch.stack([*values.values()]).cpu() * counts
@@ -226,6 +230,7 @@ class StageTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Everything that an exact resume needs, under a temporary name that is renamed when it is whole."""
+        self.bad_rows.settle()
         target = Path(str(self.args.output_dir)) / f"{PREFIX}{self.state.global_step}"
         with written_to(target):
             self.write_resume_point(model, target)

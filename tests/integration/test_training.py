@@ -1,12 +1,15 @@
 """Whole recipes on tones: stages run, go on where they stopped, count their loss a step, and say what is wrong."""
 
+import copy
 import importlib
 import json
 import math
 import os
 import random
 import re
+import shutil
 import signal
+import types
 from itertools import pairwise
 
 import pytest
@@ -18,14 +21,15 @@ from tiny import ENCODER, LLM, QFORMER, RATE, checksum, tiny, tone
 from transformers import TrainerCallback
 
 from audiollm.audio import write
-from audiollm.conversation import AudioPart, parse_row, row_to_dict
+from audiollm.conversation import AudioPart, RowError, parse_row, row_to_dict
 from audiollm.data import features
 from audiollm.data.dataset import Recordings
+from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import load_rows
 from audiollm.models.encoders.whisper import WhisperAudioEncoder
 from audiollm.models.freezing import part_of
 from audiollm.recipe import RecipeError, load_recipe
-from audiollm.training import dry_run, run_recipe, stages
+from audiollm.training import bad_rows, dry_run, run_recipe, stages
 from audiollm.training import features as training_features
 from audiollm.training.objectives.language_modeling import LanguageModeling
 from audiollm.training.trainer import StageTrainer
@@ -421,7 +425,7 @@ def test_a_stage_that_could_use_no_recording_is_no_success(corpus, tmp_path):
         tmp_path, corpus, {"only": stage(tmp_path, ["connector"], {"language_modeling": 1}, rows="rows")}
     )
     for _ in range(2):  # a second try begins anew, too
-        with pytest.raises(ValueError, match=r"stage only: no recording could be used, .*rows\.jsonl:1: .*0\.wav"):
+        with pytest.raises(ValueError, match=r"stage only: 4 of 4 recordings heard .*rows\.jsonl:1: .*0\.wav"):
             run_recipe(recipe)
     assert not (tmp_path / "run" / "only").exists()
 
@@ -450,7 +454,7 @@ def test_a_broken_clip_is_named_and_counted_and_changes_no_other_loss(corpus, tm
             assert len(problems) == (name == "broken")
             if name == "broken":
                 assert re.search(rf"left out: .*rows\.jsonl:\d+.*{broken}", shown)
-                assert "broken clips that gave no loss: 1" in shown
+                assert re.search(r"rows that gave no loss: 1 found by hearing; .*quarantine\.jsonl lists them", shown)
         assert found[0][:2] == pytest.approx(found[1][:2], rel=1e-5)
 
 
@@ -996,6 +1000,108 @@ def test_how_many_tokens_a_recording_takes_is_known_without_decoding_it(corpus, 
     some.measure()
     for key in [(epoch, number) for epoch in range(3) for number in range(len(some))]:
         assert 0 <= some.num_tokens(key) - sum(map(len, some[key].sequences)) <= 6  # two questions may share words
+
+
+# --------------------------------------------------------------------------------------------- what could not be used
+
+
+def quarantined(folder):
+    """The lines of a run's quarantine."""
+    return [json.loads(line) for line in (folder / "run" / "quarantine.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def damaged(corpus):
+    """Twelve recordings' rows, of which some cannot be parsed, have no recording, or one that is broken."""
+    lines = (corpus / "train.jsonl").read_text().splitlines()[:36]
+    lines[1] = lines[1].replace('"assistant"', '"teacher"')
+    lines[4] = "{broken"
+    lines[6:9] = [line.replace("2.wav", "gone.wav") for line in lines[6:9]]
+    for number in (3, 4):
+        (corpus / f"broken{number}.wav").write_bytes(b"junk")
+        for index in range(3 * number, 3 * number + 3):
+            lines[index] = lines[index].replace(f"{number}.wav", f"broken{number}.wav")
+    (corpus / "damaged.jsonl").write_text("\n".join(lines) + "\n")
+    return "damaged"
+
+
+REFUSED = [("reading", 2), ("reading", 5), ("reading", 7), ("reading", 8), ("reading", 9)]
+BROKEN = [("hearing", 10), ("hearing", 13)]
+
+
+def places(found):
+    return sorted(((one["found"], int(one["origin"].rpartition(":")[2])) for one in found), key=lambda one: one[1])
+
+
+def test_every_row_that_could_not_be_used_is_listed_once_also_after_a_stop(corpus, tmp_path, damaged, watch, lines):
+    """Over several epochs, with other questions in each, and in a second stage on the same rows again."""
+    blocks = {"data": {"questions_per_clip": 1}, "trainer": {"max_steps": 8, "save_steps": 3}}
+    one = stage(corpus, ["connector"], {"language_modeling": 1}, rows=damaged, **copy.deepcopy(blocks))
+    stages_of = {"one": one, "two": copy.deepcopy(one)}
+    with pytest.raises(Killed):
+        watch(Kill(7))
+        run_recipe(recipe_of(tmp_path, corpus, stages_of))
+    with (tmp_path / "run" / "quarantine.jsonl").open("a") as file:
+        file.write('{"stage": "one", "fou')  # killed while it was written
+    watch(TrainerCallback())
+    run_recipe(recipe_of(tmp_path, corpus, stages_of))
+    found = quarantined(tmp_path)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    for name in stages_of:
+        of_stage = [one for one in found if one["stage"] == name]
+        assert places(of_stage) == sorted(REFUSED + BROKEN, key=lambda one: one[1])
+        assert record[name]["rows_left_out"] == len(REFUSED) and len(record[name]["problems"]) == len(BROKEN)
+    by_place = {one["origin"].rpartition(":")[2]: one for one in found}
+    assert by_place["2"]["row"] == "count-0" and "unknown role 'teacher'" in by_place["2"]["cause"]
+    assert by_place["5"]["row"] is None and "broken JSON" in by_place["5"]["cause"]
+    assert by_place["7"]["row"] == "describe-2" and "gone.wav" in by_place["7"]["cause"]
+    assert by_place["10"]["row"] == "describe-3" and "broken3.wav" in by_place["10"]["cause"]
+    assert [line["bad_rows"] for line in lines if "loss" in line][-1] == len(REFUSED + BROKEN)
+
+
+def test_a_stage_that_begins_anew_lists_what_it_finds_now(corpus, tmp_path, damaged):
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, rows=damaged, trainer={"max_steps": 1})
+    run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    first = quarantined(tmp_path)
+    shutil.rmtree(tmp_path / "run" / "only")
+    run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    assert quarantined(tmp_path) == first and set(REFUSED) <= set(places(first))
+
+
+def test_rows_that_are_mostly_bad_stop_the_run_before_the_model_loads(corpus, tmp_path, damaged, no_model):
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, rows=damaged, data={"max_bad_fraction": 0.1})
+    told = (
+        r"stage only: 5 of 36 rows could not be used, .*max_bad_fraction=0\.1 .*quarantine\.jsonl .*damaged\.jsonl:\d: "
+    )
+    with pytest.raises(ValueError, match=told):
+        run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    assert places(quarantined(tmp_path)) == REFUSED
+
+
+@pytest.mark.parametrize("epochs", [False, True], ids=["after some recordings", "after an epoch"])
+def test_recordings_that_are_mostly_broken_stop_the_run(corpus, tmp_path, damaged, monkeypatch, epochs):
+    monkeypatch.setattr(bad_rows, "FIRST_LOOK", 1000 if epochs else 8)
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, rows=damaged, trainer={"max_steps": 30})
+    only["data"]["max_bad_fraction"] = 0.15  # 5 of 36 rows; of the 11 recordings that are left, 2 are broken
+    with pytest.raises(ValueError, match=r"stage only: \d of \d+ recordings heard could not be used"):
+        run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    assert set(BROKEN) & set(places(quarantined(tmp_path))) and not (tmp_path / "run" / "only").exists()
+
+
+def test_what_several_processes_meet_is_told_to_all_and_written_by_one(tmp_path, monkeypatch):
+    """Each meets rows of its own, and one that the other met as well."""
+    ranks = []
+    for rank in range(2):
+        ranks.append(bad_rows.BadRows(Quarantine(tmp_path / "quarantine.jsonl", "only", writes=rank == 0), 0.5))
+        ranks[-1].accelerator = types.SimpleNamespace(num_processes=2)
+        met = [bad_row("hearing", RowError(f"rows.jsonl:{number}", "", "broken")) for number in (7, 10 + rank)]
+        ranks[-1].add([{"problems": met, "num_recordings": 20}])
+    told = [(list(one.waiting.values()), one.heard, one.broken) for one in ranks]
+    monkeypatch.setattr(bad_rows, "gather_object", lambda mine: told)
+    assert [one.settle() for one in ranks] == [3, 3]
+    assert {(one.all_heard, one.all_broken) for one in ranks} == {(40, 4)}
+    written = [json.loads(line)["origin"] for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert sorted(written) == ["rows.jsonl:10", "rows.jsonl:11", "rows.jsonl:7"]
 
 
 # ------------------------------------------------------------------------------------------------- what is not a number
