@@ -201,6 +201,12 @@ class DataSettings(Settings):
     """Tokens (sound and text) up to which clips fill a micro-batch; null takes `per_device_train_batch_size` clips.
 
     A clip that takes more is a batch of its own. `num_train_epochs` then counts in epochs of the first one's length."""
+    max_tokens: PositiveInt | None = None
+    """Tokens that a row, and the questions of a clip in one sequence, may have; null lets a row have as many as the
+    language model has positions."""
+    too_long: Literal["refuse", "drop", "split"] = "drop"
+    """What becomes of more: stop before training, leave the rows out (they are listed), or first split the questions
+    of a clip over several sequences."""
     pack_tokens: PositiveInt | None = None
     """Tokens in one packed sequence; null packs a micro-batch into one, or with eager attention keeps clips apart."""
     group_by_length: bool = True
@@ -211,6 +217,11 @@ class DataSettings(Settings):
     """Stop where more of the rows, or of the recordings heard, cannot be used; RUN/quarantine.jsonl lists them."""
     supervise: Literal["last", "all"] = "last"
     """Which of the assistant's turns the loss counts."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether the lengths of all rows are to be known before training."""
+        return bool(self.batch_tokens or self.max_tokens or self.too_long == "refuse")
 
 
 class ObjectiveSettings(Settings):

@@ -35,7 +35,7 @@ class Batch(TypedDict, total=False):
     num_samples: int  # of all clips
     num_recordings: int
     row_ids: list[str]
-    problems: list[BadRow]  # of those recordings that are broken
+    problems: list[BadRow]  # recordings that are broken, rows that are too long
 
 
 Targets = Callable[[Sequence[AudioPart]], dict[str, Tensor]]
@@ -54,7 +54,7 @@ class Collator:
         batch: dict[str, Any] = {
             "row_ids": [row_id for example in examples for row_id in example.row_ids],
             "num_recordings": len(examples),
-            "problems": [example.problem for example in examples if example.problem],
+            "problems": [problem for example in examples for problem in example.problems],
         }
         ordered = list(examples)
         if any(example.sequences for example in examples):

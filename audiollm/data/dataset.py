@@ -4,6 +4,7 @@ Not here: which clips make a batch (data/sampling.py), padding and tensors (data
 Everything is a function of the seed, the epoch and the clip's number, so it does not matter which worker does it.
 """
 
+import math
 import random
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +55,25 @@ class Example:
     sounds: tuple[Sounding, ...]  # in the order of the prompts
     clips: tuple[AudioPart, ...]
     row_ids: tuple[str, ...]
-    problem: BadRow | None = None
+    problems: tuple[BadRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a sequence may be, and what becomes of what is longer.
+
+    refuse: ValueError. drop: the row is left out. split: the questions of a clip are split over several sequences, and
+    a row that is too long by itself is left out.
+    """
+
+    max_tokens: int | None = None  # of a row, and of the questions of a clip in one sequence
+    positions: int | None = None  # of a row: as many as the language model knows
+    too_long: Literal["refuse", "drop", "split"] = "drop"
+
+    @property
+    def of_row(self) -> float:
+        """Tokens that a row may have."""
+        return min(self.max_tokens or math.inf, self.positions or math.inf)
 
 
 class Length(NamedTuple):
@@ -63,6 +82,13 @@ class Length(NamedTuple):
     seconds: float
     trunk: int  # tokens that its questions share, those of the sound included
     branches: tuple[int, ...]  # tokens that each question adds
+    rows: tuple[int, ...]  # tokens of each row by itself
+
+    def of(self, indices: Sequence[int]) -> "Length":
+        """With some of the questions."""
+        return self._replace(
+            branches=tuple(self.branches[index] for index in indices), rows=tuple(self.rows[index] for index in indices)
+        )
 
 
 class Recordings(Dataset[Example]):
@@ -79,6 +105,7 @@ class Recordings(Dataset[Example]):
         with_text: bool = True,
         sounds: "SoundCache | None" = None,
         features: FeatureStore | None = None,
+        limits: Limits = Limits(),
     ) -> None:
         self.rows = rows
         self.groups = group_rows(rows)
@@ -89,6 +116,7 @@ class Recordings(Dataset[Example]):
         self.with_text = with_text
         self.sounds = sounds or SoundCache(0)
         self.features = features
+        self.limits = limits
         self.lengths: list[Length] = []
 
     def __len__(self) -> int:
@@ -100,21 +128,62 @@ class Recordings(Dataset[Example]):
             return self.lengths[number].seconds
         return sum(clip.duration or 0.0 for clip in self.groups[number][0].clips)
 
-    def measure(self) -> None:
-        """Find the length of every recording, which `num_tokens` and `seconds` then tell; nothing is decoded."""
-        self.lengths = [self.length(rows) for rows in self.groups]
+    def measure(self) -> list[BadRow]:
+        """Find the length of every recording, which `num_tokens` and `seconds` then tell; nothing is decoded.
+
+        What the limits do not let in is taken out and returned; ValueError where they refuse it.
+        """
+        groups, self.groups, self.lengths = self.groups, [], []
+        bad: list[BadRow] = []
+        for rows in groups:
+            length = self.length(rows)
+            fitting = [index for index in range(len(rows)) if length.rows[index] <= self.limits.of_row]
+            parts = self.parts(fitting, length)
+            kept = parts if self.limits.too_long == "split" else parts[:1]
+            within = {index for part in kept for index in part}
+            for index in range(len(rows)):
+                if index not in within:
+                    bad.append(self.too_long(rows[index], length.rows[index]))
+                    if self.limits.too_long == "refuse":
+                        told = f"{bad[0]['origin']}: {bad[0]['cause']}"
+                        raise ValueError(f"{told}; shorten it, raise `max_tokens`, or set `too_long: drop`")
+            self.groups += [[rows[index] for index in part] for part in kept]
+            self.lengths += [length.of(part) for part in kept]
+        return bad
+
+    def parts(self, indices: Sequence[int], length: Length) -> list[list[int]]:
+        """Questions of a clip that fit into one sequence together, in their order."""
+        parts: list[list[int]] = []
+        for index in indices:
+            together = [*parts[-1], index] if parts else [index]
+            largest = sorted((length.branches[one] for one in together), reverse=True)[: self.questions_per_clip]
+            if parts and length.trunk + sum(largest) <= (self.limits.max_tokens or math.inf):
+                parts[-1].append(index)
+            else:
+                parts.append([index])
+        return parts
+
+    def too_long(self, row: Row, num_tokens: int) -> BadRow:
+        """What is said of a row that the limits do not let in."""
+        cause = f"takes {num_tokens:,} tokens, and a row may have {self.limits.of_row:,}"
+        if num_tokens <= self.limits.of_row:
+            cause = "does not fit into one sequence with the other questions of its clip"
+        return bad_row("measuring", RowError(row.origin, "", cause, row.id))
 
     def length(self, rows: Sequence[Row]) -> Length:
         """Of the rows of one recording; from the rows' times, or else the header of the file."""
         seconds = [clip.seconds() for clip in rows[0].clips]
         samples = [round(length * self.renderer.sampling_rate) or self.silence for length in seconds]
         if not self.with_text:
-            return Length(sum(seconds), sum(map(self.renderer.num_audio_tokens, samples)), (0,) * len(rows))
+            return Length(
+                sum(seconds), sum(map(self.renderer.num_audio_tokens, samples)), (0,) * len(rows), (0,) * len(rows)
+            )
         rendered = [self.render(row, samples) for row in rows]
         parts = split_by_audio([tokens for one in rendered for tokens in one], self.renderer.audio_token_id)
         trunks = {id(tokens): trunk_length(part) for part in parts for tokens in part}
         branches = [sum(len(tokens.input_ids) - trunks[id(tokens)] for tokens in one) for one in rendered]
-        return Length(sum(seconds), sum(trunks[id(part[0])] for part in parts), tuple(branches))
+        alone = [max((len(tokens.input_ids) for tokens in one), default=0) for one in rendered]
+        return Length(sum(seconds), sum(trunks[id(part[0])] for part in parts), tuple(branches), tuple(alone))
 
     def num_tokens(self, key: tuple[int, int]) -> int:
         """Tokens of what `self[key]` gives; some of the questions may have more in common, and take fewer."""
@@ -130,18 +199,33 @@ class Recordings(Dataset[Example]):
         rows = [self.groups[key[1]][index] for index in self.choose(*key)]
         sounds, clips, cause = self.listen(rows[0])
         first = self.groups[key[1]][0]  # a broken recording has one name in all epochs
-        problem = bad_row("hearing", RowError(first.origin, "", cause, first.id)) if cause else None
+        problems = (bad_row("hearing", RowError(first.origin, "", cause, first.id)),) if cause else ()
         row_ids = tuple(row.id or row.origin for row in rows)
         if not self.with_text:
-            return Example((), sounds, clips, row_ids, problem)
-        lengths = [num_samples(sound) for sound in sounds]
-        rendered = [tokens for row in rows for tokens in self.render(row, lengths)]
+            return Example((), sounds, clips, row_ids, problems)
+        rendered, longer = self.render_all(rows, [num_samples(sound) for sound in sounds])
+        if not rendered:  # its sound is longer than its row says
+            sounds = tuple(np.zeros(self.silence, np.float32) for _ in clips)
+            rendered = [tokens for row in rows for tokens in self.render(row, [self.silence] * len(clips))]
         parts = split_by_audio(rendered, self.renderer.audio_token_id)
         sequences = tuple(pack_branches(part) for part in parts)
-        if problem:
+        if problems or len(longer) == len(rows):
             sequences = tuple(replace(s, shift_labels=np.full_like(s.shift_labels, IGNORE_INDEX)) for s in sequences)
         heard = [number for part in parts for number in range(part[0].num_clips)]
-        return Example(sequences, tuple(sounds[i] for i in heard), tuple(clips[i] for i in heard), row_ids, problem)
+        clips, sounds = tuple(clips[i] for i in heard), tuple(sounds[i] for i in heard)
+        return Example(sequences, sounds, clips, row_ids, (*problems, *longer))
+
+    def render_all(self, rows: Sequence[Row], lengths: Sequence[int]) -> tuple[list[Tokens], list[BadRow]]:
+        """The token sequences of those rows that are within the limits, and the others."""
+        rendered, longer = [], []
+        for row in rows:
+            sequences = self.render(row, lengths)
+            size = max((len(tokens.input_ids) for tokens in sequences), default=0)
+            if size > self.limits.of_row:
+                longer.append(self.too_long(row, size))
+            else:
+                rendered += sequences
+        return rendered, longer
 
     def choose(self, epoch: int, number: int) -> Sequence[int]:
         """All questions of a clip, or some of them, others in each epoch."""

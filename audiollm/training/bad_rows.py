@@ -40,7 +40,7 @@ class BadRows(TrainerCallback):
         for batch in batches:
             self.note(batch)
             self.heard += batch["num_recordings"]
-            self.broken += len(batch["problems"])
+            self.broken += sum(row["found"] == "hearing" for row in batch["problems"])
 
     def settle(self) -> int:
         """List what all processes met since the last time; the number of bad rows of the stage. All must call it."""

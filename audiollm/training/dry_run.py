@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from audiollm.data.dataset import Recordings
+from audiollm.data.dataset import Limits, Recordings
 from audiollm.models.checkpoint import ADAPTER, attach_saved_lora
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import check_connector
@@ -30,6 +30,7 @@ from audiollm.training.objectives import OBJECTIVES
 from audiollm.training.stage_data import StageData, count_groups
 from audiollm.training.stages import (
     RunFolder,
+    positions_of,
     prepare_lora,
     recipe_tokenizer,
     with_prompts,
@@ -142,8 +143,14 @@ def describe_stage(
         return
     settings = stage.data
     recordings = Recordings(
-        data.train, processor, questions_per_clip=settings.questions_per_clip, supervise=settings.supervise
+        data.train,
+        processor,
+        questions_per_clip=settings.questions_per_clip,
+        supervise=settings.supervise,
+        limits=Limits(settings.max_tokens, positions_of(model), settings.too_long),
     )
+    if settings.measured:
+        console.print(f"{len(recordings.measure()):,} rows are too long and would be left out")
     steps = planned_steps(stage, recordings, count_groups(recordings, data.counts))
     console.print(f"{len(data.train):,} rows over {len(recordings):,} recordings; {steps:,} steps")
     if any(OBJECTIVES[objective].needs_text for objective in stage.objectives):
@@ -162,8 +169,6 @@ def planned_steps(stage: StageSettings, recordings: Recordings, sources: list[tu
     """Optimizer steps on one device."""
     if stage.trainer.get("max_steps", -1) > 0:
         return int(stage.trainer["max_steps"])
-    if stage.data.batch_tokens:
-        recordings.measure()
     sampler = train_sampler(
         recordings, sources, stage.trainer.get("per_device_train_batch_size", 8), stage.data.batch_tokens
     )

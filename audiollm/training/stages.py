@@ -27,7 +27,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from audiollm.conversation import Row
 from audiollm.data.collate import Collator
-from audiollm.data.dataset import Recordings, SoundCache
+from audiollm.data.dataset import Limits, Recordings, SoundCache
 from audiollm.data.features import FeatureStore
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import fingerprint, of_tasks
@@ -409,8 +409,11 @@ def build_trainer(
     stage = recipe.stages[name]
     with_text = any(objective.needs_text for objective in objectives.values())
 
+    quarantine = run.quarantine(name)
+    limits = Limits(stage.data.max_tokens, positions_of(built.model), stage.data.too_long)
+
     def recordings(rows: list[Row]) -> Recordings:
-        return Recordings(
+        found = Recordings(
             rows,
             built.processor,
             seed=recipe.seed,
@@ -419,11 +422,16 @@ def build_trainer(
             with_text=with_text,
             sounds=sounds,
             features=features,
+            limits=limits,
         )
+        if stage.data.measured:
+            bad = found.measure()
+            quarantine.add(bad)
+            if len(bad) > stage.data.max_bad_fraction * len(rows):
+                raise too_many(quarantine, len(bad), len(rows), "rows", stage.data.max_bad_fraction)
+        return found
 
     train = recordings(data.train)
-    if stage.data.batch_tokens:
-        train.measure()
     collator = Collator(
         built.processor.tokenizer.pad_token_id or 0,
         pack_tokens=stage.data.pack_tokens or pack_tokens_for(built.model),
@@ -438,7 +446,7 @@ def build_trainer(
         collator=collator,
         learning_rates=stage.learning_rates,
         trained=set(built.model.trained_parts) | (set(stage.train) - {"lora"}),
-        bad_rows=BadRows(run.quarantine(name), stage.data.max_bad_fraction),
+        bad_rows=BadRows(quarantine, stage.data.max_bad_fraction),
         bad_steps=BadSteps(name, stage.max_bad_steps),
         batch_tokens=stage.data.batch_tokens,
         group_by_length=stage.data.group_by_length,
@@ -448,6 +456,11 @@ def build_trainer(
         trainer.remove_callback(callback)
     trainer.add_callback(StageProgress(name, trainer))
     return trainer
+
+
+def positions_of(model: AudioLLMForConditionalGeneration) -> int | None:
+    """Positions that the language model knows, if it says so."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def pack_tokens_for(model: AudioLLMForConditionalGeneration) -> int | None:

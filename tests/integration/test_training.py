@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import types
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -23,7 +24,7 @@ from transformers import TrainerCallback
 from audiollm.audio import write
 from audiollm.conversation import AudioPart, RowError, parse_row, row_to_dict
 from audiollm.data import features
-from audiollm.data.dataset import Recordings
+from audiollm.data.dataset import Limits, Recordings
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import load_rows
 from audiollm.models.encoders.whisper import WhisperAudioEncoder
@@ -1102,6 +1103,87 @@ def test_what_several_processes_meet_is_told_to_all_and_written_by_one(tmp_path,
     assert {(one.all_heard, one.all_broken) for one in ranks} == {(40, 4)}
     written = [json.loads(line)["origin"] for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
     assert sorted(written) == ["rows.jsonl:10", "rows.jsonl:11", "rows.jsonl:7"]
+
+
+# -------------------------------------------------------------------------------------------------------- too long
+
+
+def long_rows(corpus):
+    """The rows of three clips: the second has a question that is too long, the third (0.6 s longer) all of them."""
+    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()[:9]]
+    rows[4]["messages"][0]["content"][1]["text"] = "how many? " * 30
+    for one in rows[6:]:
+        one["messages"][0]["content"][1]["text"] += " what do you hear?" * 12
+    return [parse_row(one, origin=f"rows.jsonl:{line}", folder=corpus) for line, one in enumerate(rows, start=1)]
+
+
+def told(found):
+    return [int(one["origin"].rpartition(":")[2]) for one in found]
+
+
+def test_rows_that_are_too_long_are_left_out_and_named(corpus):
+    recordings = Recordings(long_rows(corpus), tiny().processor, limits=Limits(max_tokens=100))
+    bad = recordings.measure()
+    assert told(bad) == [5, 7, 8, 9] and [len(group) for group in recordings.groups] == [3, 2]
+    assert "tokens, and a row may have 100" in bad[0]["cause"]
+    assert all(sum(map(len, recordings[0, n].sequences)) <= 100 and not recordings[0, n].problems for n in range(2))
+
+
+def test_too_many_questions_of_a_clip_are_split_and_every_one_is_asked_once(corpus):
+    rows = long_rows(corpus)[:3]
+    rows = [replace(rows[n % 3], id=f"{n}", origin=f"rows.jsonl:{n}") for n in range(20)]
+    whole = Recordings(rows, tiny().processor)
+    whole.measure()
+    assert len(whole) == 1 and whole.num_tokens((0, 0)) > 150
+    for limits in (Limits(150, None, "split"), Limits(150, None, "drop")):
+        some = Recordings(rows, tiny().processor, limits=limits)
+        bad = some.measure()
+        examples = [some[0, number] for number in range(len(some))]
+        assert all(sum(map(len, example.sequences)) <= 150 for example in examples)
+        asked = [int(one) for example in examples for one in example.row_ids]
+        assert sorted([*asked, *told(bad)]) == list(range(20)) and len(some) == (1 if bad else len(examples)) and asked
+        assert bool(bad) == (limits.too_long == "drop")
+
+
+def test_a_row_that_is_refused_is_named_before_training(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(StageTrainer, "train", lambda *_, **__: pytest.fail("it was trained"))
+    data = {"too_long": "refuse", "max_tokens": 20}
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, data=data)
+    with pytest.raises(ValueError, match=r"train\.jsonl:1: takes \d+ tokens, and a row may have 20; shorten it"):
+        run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    with pytest.raises(ValueError, match=r"train\.jsonl:1: takes \d+ tokens, and a row may have 16; shorten it"):
+        del only["data"]["max_tokens"]  # then it is the language model's own limit
+        run_recipe(recipe_of(tmp_path / "own", corpus, {"only": only}, max_position_embeddings=16))
+
+
+def test_a_clip_longer_than_its_row_says_gives_no_loss_and_is_named(corpus):
+    """What the header or the row says was let in; what was decoded is not."""
+    write(corpus / "longer.wav", tone(440, 5.0), RATE)
+    rows = [json.loads(line.replace('"0.wav"', '"longer.wav"')) for line in (corpus / "train.jsonl").open()][:3]
+    rows = [parse_row(one, origin=f"rows.jsonl:{line}", folder=corpus) for line, one in enumerate(rows, start=1)]
+    recordings = Recordings(rows, tiny().processor, limits=Limits(positions=90, too_long="refuse"))
+    assert recordings.measure() == [] and len(recordings) == 1
+    example = recordings[0, 0]
+    assert told(example.problems) == [1, 2, 3] and {one["found"] for one in example.problems} == {"measuring"}
+    assert all((s.shift_labels == -100).all() and len(s) <= 90 for s in example.sequences)
+    assert [len(sound) for sound in example.sounds] == [recordings.silence]
+    assert recordings.num_tokens((0, 0)) > 50  # as the row told
+
+
+def test_what_was_left_out_for_its_length_is_in_the_quarantine(corpus, tmp_path):
+    rows = (corpus / "train.jsonl").read_text().splitlines()
+    rows[4] = rows[4].replace("how many?", "how many? " * 100)
+    (corpus / "longer.jsonl").write_text("\n".join(rows) + "\n")
+    only = stage(
+        corpus,
+        ["connector"],
+        {"language_modeling": 1},
+        rows="longer",
+        data={"train": [{"path": str(corpus / "longer.jsonl")}], "max_tokens": 100},
+    )
+    run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    assert places(quarantined(tmp_path)) == [("measuring", 5)]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["only"]["rows_left_out"] == 1
 
 
 # ------------------------------------------------------------------------------------------------- what is not a number
