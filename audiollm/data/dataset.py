@@ -91,8 +91,19 @@ class Length(NamedTuple):
         )
 
 
+class Groups(Protocol):
+    """The rows of each recording: in memory, or read when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> list[Row]: ...
+
+
 class Recordings(Dataset[Example]):
-    """Rows grouped by what they hear (or by `source_id`, where they hear nothing); (epoch, number) gives one group."""
+    """Rows grouped by what they hear (or by `source_id`, where they hear nothing); (epoch, number) gives one group.
+
+    `groups` are those of rows that stay on disk; otherwise `rows` are brought together.
+    """
 
     def __init__(
         self,
@@ -106,9 +117,10 @@ class Recordings(Dataset[Example]):
         sounds: "SoundCache | None" = None,
         features: FeatureStore | None = None,
         limits: Limits = Limits(),
+        groups: Groups | None = None,
     ) -> None:
         self.rows = rows
-        self.groups = group_rows(rows)
+        self.groups: Any = group_rows(rows) if groups is None else groups
         self.renderer = renderer
         self.seed = seed
         self.questions_per_clip = questions_per_clip
@@ -188,7 +200,7 @@ class Recordings(Dataset[Example]):
     def num_tokens(self, key: tuple[int, int]) -> int:
         """Tokens of what `self[key]` gives; some of the questions may have more in common, and take fewer."""
         length = self.lengths[key[1]]
-        return length.trunk + sum(length.branches[index] for index in self.choose(*key))
+        return length.trunk + sum(length.branches[index] for index in self.choose(*key, len(length.branches)))
 
     @property
     def silence(self) -> int:
@@ -196,9 +208,10 @@ class Recordings(Dataset[Example]):
         return self.renderer.sampling_rate // 10
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
-        rows = [self.groups[key[1]][index] for index in self.choose(*key)]
+        group = self.groups[key[1]]
+        rows = [group[index] for index in self.choose(*key, len(group))]
         sounds, clips, cause = self.listen(rows[0])
-        first = self.groups[key[1]][0]  # a broken recording has one name in all epochs
+        first = group[0]  # a broken recording has one name in all epochs
         problems = (bad_row("hearing", RowError(first.origin, "", cause, first.id)),) if cause else ()
         row_ids = tuple(row.id or row.origin for row in rows)
         if not self.with_text:
@@ -227,9 +240,9 @@ class Recordings(Dataset[Example]):
                 rendered += sequences
         return rendered, longer
 
-    def choose(self, epoch: int, number: int) -> Sequence[int]:
+    def choose(self, epoch: int, number: int, count: int) -> Sequence[int]:
         """All questions of a clip, or some of them, others in each epoch."""
-        every = range(len(self.groups[number]))
+        every = range(count)
         if self.questions_per_clip is None or len(every) <= self.questions_per_clip:
             return every
         return random.Random(f"{self.seed}/{epoch}/{number}").sample(every, self.questions_per_clip)

@@ -185,6 +185,57 @@ class BudgetSampler:
         return sum(self.sizes[key] for key in batch)
 
 
+class StreamSampler:
+    """Batches of keys for one rank out of an endless order, of which an epoch is the next `num_samples` recordings.
+
+    `key_at` tells the key at a position, so that nothing is kept in memory and any step is found at once. Positions are
+    dealt step by step: what a step hears depends on the recordings a step, and not on the ranks that share them.
+    """
+
+    def __init__(
+        self,
+        key_at: Callable[[int], Key],
+        seconds: Callable[[int], float],
+        batch_size: int,
+        num_samples: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.key_at = key_at
+        self.seconds = seconds
+        self.per_step = batch_size * world_size
+        self.num_samples = num_samples
+        self.seed = seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_samples / self.per_step)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        pool, steps = -1, []
+        for step in range(self.epoch * len(self), (self.epoch + 1) * len(self)):
+            if step // POOL != pool:
+                pool = step // POOL
+                steps = self.steps(pool)
+            yield steps[step % POOL][self.rank :: self.world_size]
+
+    def steps(self, pool: int) -> list[list[Key]]:
+        """The steps of a pool, in each of which recordings are of like length."""
+        first = pool * POOL * self.per_step
+        keys = [self.key_at(position) for position in range(first, first + POOL * self.per_step)]
+        keys.sort(key=lambda key: self.seconds(key[1]))
+        steps = [keys[start : start + self.per_step] for start in range(0, len(keys), self.per_step)]
+        random.Random(f"{self.seed}/{pool}/batches").shuffle(steps)
+        return steps
+
+
 def draw(sources: Sequence[tuple[int, float]], seed: int, epoch: int) -> list[int]:
     """The recordings of an epoch by the weights of their sources, shuffled."""
     rng = random.Random(f"{seed}/{epoch}")

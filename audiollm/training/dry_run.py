@@ -147,6 +147,7 @@ def describe_stage(
         processor,
         questions_per_clip=settings.questions_per_clip,
         supervise=settings.supervise,
+        groups=data.mixture,
         limits=Limits(settings.max_tokens, positions_of(model), settings.too_long),
     )
     if settings.measured:
@@ -169,9 +170,8 @@ def planned_steps(stage: StageSettings, recordings: Recordings, sources: list[tu
     """Optimizer steps on one device."""
     if stage.trainer.get("max_steps", -1) > 0:
         return int(stage.trainer["max_steps"])
-    sampler = train_sampler(
-        recordings, sources, stage.trainer.get("per_device_train_batch_size", 8), stage.data.batch_tokens
-    )
+    size = stage.trainer.get("per_device_train_batch_size", 8)
+    sampler = train_sampler(recordings, sources, size, stage.data.batch_tokens, stage.data.num_samples)
     steps = math.ceil(len(sampler) / stage.trainer.get("gradient_accumulation_steps", 1))
     return math.ceil(steps * stage.trainer.get("num_train_epochs", 3))
 

@@ -5,12 +5,17 @@ Not here: files of rows (data/sources.py), what is shared by the rows of a recor
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from audiollm.conversation import Row
-from audiollm.data.dataset import Recordings, with_sound
+from audiollm.data.dataset import Recordings, group_rows, with_sound
 from audiollm.data.sources import Problems, load_rows, missing_file, of_tasks
+from audiollm.data.streams import Loaded, Mixture, Stream, open_stream
 from audiollm.recipe import Recipe, StageSettings
+
+LOOKED_AT = 100
+"""Recordings of each stream that tell whether an objective finds something to learn."""
 
 
 @dataclass
@@ -22,6 +27,7 @@ class StageData:
     validation: list[Row]
     problems: Problems
     num_read: int  # rows that were read, before tasks and limits were looked at
+    mixture: Mixture | None = None  # of rows that stay on disk; `train` then holds the first of them
 
     @classmethod
     def load(cls, recipe: Recipe, stage: StageSettings) -> "StageData":
@@ -29,10 +35,13 @@ class StageData:
         problems = Problems()
         num_read = 0
         sources = [*stage.data.train, *stage.data.validation]
-        for source in sources:
+        streamed = any(source.stream for source in stage.data.train)
+        for source in stage.data.validation if streamed else sources:
             rows, found = read_rows(source.path, source.format, source.audio == "sound")
             num_read += len(rows) + found.count
             problems.extend(found)
+        if streamed:
+            return cls.streaming(recipe, stage, problems, num_read)
         parts = [chosen_rows(source) for source in stage.data.train]
         validation = [row for source in stage.data.validation for row in chosen_rows(source)]
         for source, rows in zip(stage.data.train, parts, strict=True):
@@ -40,6 +49,34 @@ class StageData:
                 raise ValueError(f"{source.path} has no rows to train on; {problems.summary()}")
         counts = [(len(rows), source.weight) for source, rows in zip(stage.data.train, parts, strict=True)]
         return cls([row for rows in parts for row in rows], counts, validation, problems, num_read)
+
+    @classmethod
+    def streaming(cls, recipe: Recipe, stage: StageSettings, problems: Problems, num_read: int) -> "StageData":
+        """Sources some of which stay on disk: an index of each is made once, beside the data."""
+        parts: list[Stream | Loaded] = []
+        for source in stage.data.train:
+            if source.stream:
+                stream, found = open_stream(
+                    source.path,
+                    Path(recipe.data),
+                    format=source.format,
+                    tasks=source.tasks,
+                    limit=source.limit,
+                    audio=source.audio,
+                )
+                num_read += stream.content.num_rows + found.count
+                parts.append(stream)
+            else:
+                rows, found = read_rows(source.path, source.format, source.audio == "sound")
+                num_read += len(rows) + found.count
+                parts.append(Loaded(group_rows(chosen_rows(source))))
+                if not len(parts[-1]):
+                    raise ValueError(f"{source.path} has no rows to train on; {found.summary()}")
+            problems.extend(found)
+        mixture = Mixture(parts, [source.weight for source in stage.data.train], recipe.seed)
+        first = [row for part in parts for number in range(min(len(part), LOOKED_AT)) for row in part[number]]
+        validation = [row for source in stage.data.validation for row in chosen_rows(source)]
+        return cls(first, [], validation, problems, num_read, mixture)
 
 
 @lru_cache(maxsize=8)
@@ -71,6 +108,8 @@ def chosen_rows(source: Any) -> list[Row]:
 
 def count_groups(recordings: Recordings, counts: list[tuple[int, float]]) -> list[tuple[int, float]]:
     """(recordings, weight) of each source, from (rows, weight): a recording belongs to the source of its first row."""
+    if not counts:
+        return []
     if len(counts) == 1:
         return [(len(recordings), counts[0][1])]
     ends, total = [], 0

@@ -412,7 +412,7 @@ def build_trainer(
     quarantine = run.quarantine(name)
     limits = Limits(stage.data.max_tokens, positions_of(built.model), stage.data.too_long)
 
-    def recordings(rows: list[Row]) -> Recordings:
+    def recordings(rows: list[Row], groups: Any = None) -> Recordings:
         found = Recordings(
             rows,
             built.processor,
@@ -423,6 +423,7 @@ def build_trainer(
             sounds=sounds,
             features=features,
             limits=limits,
+            groups=groups,
         )
         if stage.data.measured:
             bad = found.measure()
@@ -431,7 +432,7 @@ def build_trainer(
                 raise too_many(quarantine, len(bad), len(rows), "rows", stage.data.max_bad_fraction)
         return found
 
-    train = recordings(data.train)
+    train = recordings(data.train, data.mixture)
     collator = Collator(
         built.processor.tokenizer.pad_token_id or 0,
         pack_tokens=stage.data.pack_tokens or pack_tokens_for(built.model),
@@ -449,6 +450,7 @@ def build_trainer(
         bad_rows=BadRows(quarantine, stage.data.max_bad_fraction),
         bad_steps=BadSteps(name, stage.max_bad_steps),
         batch_tokens=stage.data.batch_tokens,
+        num_samples=stage.data.num_samples,
         group_by_length=stage.data.group_by_length,
         args=training_arguments(recipe, name, run, bool(data.validation), deepspeed),
     )

@@ -22,7 +22,8 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings
-from audiollm.data.sampling import BatchSampler, BudgetSampler
+from audiollm.data.sampling import BatchSampler, BudgetSampler, StreamSampler
+from audiollm.data.streams import Mixture
 from audiollm.models.checkpoint import HEADS, MANIFEST, load_tensors, write_checkpoint
 from audiollm.models.freezing import part_of
 from audiollm.training.bad_rows import BadRows
@@ -30,6 +31,8 @@ from audiollm.training.bad_steps import BadSteps
 from audiollm.training.resume_points import PREFIX, STATE, written_to
 from audiollm.training.stage_model import StageModel
 from audiollm.training.throughput import Throughput
+
+Sampler = BatchSampler | BudgetSampler | StreamSampler
 
 
 class EpochLoader(DataLoader):
@@ -61,6 +64,7 @@ class StageTrainer(Trainer):
         bad_rows: BadRows,
         bad_steps: BadSteps,
         batch_tokens: int | None = None,
+        num_samples: int | None = None,
         group_by_length: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -74,6 +78,7 @@ class StageTrainer(Trainer):
         self.learning_rates = learning_rates
         self.trained = trained
         self.batch_tokens = batch_tokens
+        self.num_samples = num_samples
         self.group_by_length = group_by_length
         self.bad_rows, self.bad_steps = bad_rows, bad_steps
         bad_rows.accelerator = bad_steps.accelerator = self.accelerator
@@ -100,6 +105,7 @@ class StageTrainer(Trainer):
             self.sources,
             self.args.train_batch_size,
             self.batch_tokens,
+            self.num_samples,
             group_by_length=self.group_by_length,
             seed=self.args.seed,
             rank=self.args.process_index,
@@ -107,7 +113,7 @@ class StageTrainer(Trainer):
         )
         return self.loader(self.recordings, sampler)
 
-    def loader(self, recordings: Recordings, sampler: BatchSampler | BudgetSampler) -> DataLoader:
+    def loader(self, recordings: Recordings, sampler: Sampler) -> DataLoader:
         """A data loader over batches of keys."""
         workers = self.args.dataloader_num_workers
         return EpochLoader(
@@ -296,13 +302,25 @@ def train_sampler(
     sources: list[tuple[int, float]],
     batch_size: int,
     batch_tokens: int | None,
+    num_samples: int | None,
     *,
     group_by_length: bool = True,
     seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
-) -> BatchSampler | BudgetSampler:
+) -> Sampler:
     """Batches of so many tokens, for recordings that were measured, or else of so many recordings."""
+    mixture = recordings.groups
+    if isinstance(mixture, Mixture):
+        return StreamSampler(
+            mixture.key_at,
+            mixture.seconds if group_by_length else lambda _: 0.0,
+            batch_size,
+            num_samples or len(mixture),
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
     lengths = [recordings.seconds(number) if group_by_length else 0.0 for number in range(len(recordings))]
     if batch_tokens:
         return BudgetSampler(

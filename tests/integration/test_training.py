@@ -27,6 +27,7 @@ from audiollm.data import features
 from audiollm.data.dataset import Limits, Recordings
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import load_rows
+from audiollm.data.streams import Mixture
 from audiollm.models.encoders.whisper import WhisperAudioEncoder
 from audiollm.models.freezing import part_of
 from audiollm.recipe import RecipeError, load_recipe
@@ -1184,6 +1185,57 @@ def test_what_was_left_out_for_its_length_is_in_the_quarantine(corpus, tmp_path)
     run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
     assert places(quarantined(tmp_path)) == [("measuring", 5)]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["only"]["rows_left_out"] == 1
+
+
+# ------------------------------------------------------------------------------------------- rows that stay on disk
+
+
+def stream_recipe(folder, corpus, rows="train", **trainer):
+    """A stream and rows in memory; epochs of twelve recordings, so that eleven steps end in the fourth."""
+    only = long_stage(corpus, **trainer)
+    only["data"]["train"] = [
+        {"path": str(corpus / f"{rows}.jsonl"), "stream": True},
+        {"path": str(corpus / "eight.jsonl"), "weight": 0.5},
+    ]
+    only["data"]["num_samples"] = 12
+    return recipe_of(folder, corpus, {"only": only}, f"data={folder / 'data'}", connector=QFORMER | {"dropout": 0.2})
+
+
+@pytest.mark.parametrize("step", [1, 5, 9])
+def test_a_stream_goes_on_exactly_and_decodes_only_what_is_left(corpus, tmp_path, watch, monkeypatch, step):
+    whole = run_recipe(stream_recipe(tmp_path / "whole", corpus))
+    with pytest.raises(Killed):
+        watch(Kill(step))
+        run_recipe(stream_recipe(tmp_path / "stopped", corpus))
+    watch(TrainerCallback())
+    read = []
+    get = Mixture.__getitem__
+    monkeypatch.setattr(Mixture, "__getitem__", lambda mixed, number: read.append(number) or get(mixed, number))
+    assert_same_weights(run_recipe(stream_recipe(tmp_path / "stopped", corpus)), whole)
+    left = 11 - step // 2 * 2
+    assert 4 * left <= len(read) <= 4 * left + 4  # one batch more is fetched ahead
+
+
+def test_workers_change_nothing_in_a_stream(corpus, tmp_path):
+    whole, workers = (
+        run_recipe(stream_recipe(tmp_path / str(count), corpus, dataloader_num_workers=count)) for count in (0, 2)
+    )
+    assert_same_weights(workers, whole)
+
+
+def test_bad_rows_of_a_stream_are_listed_and_the_run_goes_on(corpus, tmp_path, damaged):
+    for _ in range(2):  # the second time the index is there already
+        run_recipe(stream_recipe(tmp_path, corpus, rows=damaged))
+        assert set(REFUSED) <= set(places(quarantined(tmp_path))) <= set(REFUSED + BROKEN)
+        shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.parametrize("block", [{"batch_tokens": 100}, {"cache_features": True}, {"too_long": "split"}])
+def test_what_needs_all_rows_is_refused_for_streams(corpus, tmp_path, block):
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, data=block)
+    only["data"]["train"][0]["stream"] = True
+    with pytest.raises(RecipeError, match=r"look at all rows before training"):
+        recipe_of(tmp_path, corpus, {"only": only})
 
 
 # ------------------------------------------------------------------------------------------------- what is not a number
