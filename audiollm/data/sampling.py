@@ -5,6 +5,7 @@ The order depends on the seed and the epoch alone, so an interrupted run continu
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 Key = tuple[int, int]
@@ -219,20 +220,25 @@ class StreamSampler:
         return math.ceil(self.num_samples / self.per_step)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        pool, steps = -1, []
+        number, steps, size = -1, [], min(POOL, len(self))
         for step in range(self.epoch * len(self), (self.epoch + 1) * len(self)):
-            if step // POOL != pool:
-                pool = step // POOL
-                steps = self.steps(pool)
-            yield steps[step % POOL][self.rank :: self.world_size]
+            if step // size != number:
+                number = step // size
+                steps = self.pool(number, size)
+            yield steps[step % size][self.rank :: self.world_size]
 
-    def steps(self, pool: int) -> list[list[Key]]:
-        """The steps of a pool, in each of which recordings are of like length."""
-        first = pool * POOL * self.per_step
-        keys = [self.key_at(position) for position in range(first, first + POOL * self.per_step)]
-        keys.sort(key=lambda key: self.seconds(key[1]))
+    def pool(self, number: int, size: int) -> list[list[Key]]:
+        """The steps of a pool, in each of which recordings are of like length; none comes twice in a step."""
+        first = number * size * self.per_step
+        keys = [self.key_at(position) for position in range(first, first + size * self.per_step)]
+        came: Counter[int] = Counter()
+        ordered = []
+        for key in keys:  # where there are few recordings, a pool holds them several times
+            came[key[1]] += 1
+            ordered.append((came[key[1]], self.seconds(key[1]), key))
+        keys = [key for _, _, key in sorted(ordered)]
         steps = [keys[start : start + self.per_step] for start in range(0, len(keys), self.per_step)]
-        random.Random(f"{self.seed}/{pool}/batches").shuffle(steps)
+        random.Random(f"{self.seed}/{number}/batches").shuffle(steps)
         return steps
 
 

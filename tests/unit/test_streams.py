@@ -182,3 +182,15 @@ def test_a_batch_of_a_stream_holds_clips_of_like_length(tmp_path):
     mixed_up = [drawn[start : start + 4] for start in range(0, 80, 4)]
     by_chance = [max(map(mixed.seconds, b)) - min(map(mixed.seconds, b)) for b in mixed_up]
     assert sum(spreads) < sum(by_chance) / 3
+
+
+def test_few_recordings_come_once_in_a_step_and_equally_often(tmp_path):
+    """Where a pool of batches holds every recording several times."""
+    few = Mixture([without_files(write_jsonl(tmp_path / "few.jsonl", rows(0, 16)), tmp_path)[0]], [1.0], 0)
+    heard = Counter()
+    for epoch in range(8):
+        ranks = [batches(few, epoch, samples=16, rank=rank, world_size=2) for rank in range(2)]
+        for one, other in zip(*ranks, strict=True):
+            assert len({number for _, number in one + other}) == 8
+            heard.update(number for _, number in one + other)
+    assert set(heard.values()) == {8}
