@@ -36,16 +36,16 @@ MESSAGE_FIELDS = frozenset(("role", "content", "loss"))
 class RowError(ValueError):
     """A row that cannot be used: where it stands, which field, and what is wrong with it."""
 
-    def __init__(self, origin: str, field: str, cause: str) -> None:
-        super().__init__(origin, field, cause)
-        self.origin, self.field, self.cause = origin, field, cause
+    def __init__(self, origin: str, field: str, cause: str, row_id: str | None = None) -> None:
+        super().__init__(origin, field, cause, row_id)
+        self.origin, self.field, self.cause, self.row_id = origin, field, cause, row_id
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.origin, self.field, self.cause) if part)
 
-    def at(self, origin: str) -> "RowError":
+    def at(self, origin: str, row_id: str | None = None) -> "RowError":
         """The same error, told of another place."""
-        return RowError(origin, self.field, self.cause)
+        return RowError(origin, self.field, self.cause, self.row_id or row_id)
 
 
 @dataclass(frozen=True, slots=True)

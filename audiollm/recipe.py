@@ -187,6 +187,9 @@ class SourceSettings(Settings):
     """Share in the mixture, relative to the other sources; 1 for each row."""
     limit: PositiveInt | None = None
     """At most so many rows."""
+    stream: bool = False
+    """Whether the rows stay on disk (JSONL and Parquet) and are read when they are needed. An index is made once, under
+    `${data}/index`; rows about one recording are brought together where they are neighbours."""
     audio: Literal["sound", "as_description", "omit"] = "sound"
     """What stands where the audio is: the sound, the scene written out (to teach a language model), or nothing."""
 
@@ -203,14 +206,47 @@ class DataSettings(Settings):
     """Rows that are never trained on: their loss picks the best checkpoint."""
     questions_per_clip: PositiveInt | None = None
     """At most so many questions share one clip in a sequence; null lets all of them."""
+    num_samples: PositiveInt | None = None
+    """Recordings in an epoch, where a source is a stream; null takes as many as there are."""
+    batch_tokens: PositiveInt | None = None
+    """Tokens (sound and text) up to which clips fill a micro-batch; null takes `per_device_train_batch_size` clips.
+
+    A clip that takes more is a batch of its own. `num_train_epochs` then counts in epochs of the first one's length."""
+    max_tokens: PositiveInt | None = None
+    """Tokens that a row, and the questions of a clip in one sequence, may have; null lets a row have as many as the
+    language model has positions."""
+    too_long: Literal["refuse", "drop", "split"] = "drop"
+    """What becomes of more: stop before training, leave the rows out (they are listed), or first split the questions
+    of a clip over several sequences."""
     pack_tokens: PositiveInt | None = None
     """Tokens in one packed sequence; null packs a micro-batch into one, or with eager attention keeps clips apart."""
     group_by_length: bool = True
     """Whether clips of like length share a batch, which spares padding; false mixes them, so that batches vary."""
     cache_features: bool = False
     """Whether what a frozen encoder gives is kept on disk (bfloat16): each clip is encoded once for all stages."""
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Stop where more of the rows, or of the recordings heard, cannot be used; RUN/quarantine.jsonl lists them."""
     supervise: Literal["last", "all"] = "last"
     """Which of the assistant's turns the loss counts."""
+
+    @model_validator(mode="after")
+    def _streams_are_not_measured(self) -> Self:
+        streamed = any(source.stream for source in self.train)
+        if any(source.stream for source in self.validation):
+            raise ValueError("validation rows are read whole, in their order; `stream` is for `train`")
+        if self.num_samples and not streamed:
+            raise ValueError("`num_samples` is for streams; a source becomes one with `stream: true`")
+        if streamed and (self.measured or self.cache_features):
+            raise ValueError(
+                "`batch_tokens`, `max_tokens`, `too_long` and `cache_features` look at all rows before training, and "
+                "the rows of a stream are read when they are needed; leave them out, or `stream`"
+            )
+        return self
+
+    @property
+    def measured(self) -> bool:
+        """Whether the lengths of all rows are to be known before training."""
+        return bool(self.batch_tokens or self.max_tokens or self.too_long != "drop")
 
 
 class ObjectiveSettings(Settings):

@@ -14,6 +14,7 @@ from audiollm.conversation import AudioPart
 from audiollm.data.dataset import Example, Sounding, num_samples
 from audiollm.data.features import Frames
 from audiollm.data.packing import IGNORE_INDEX, PackedSequence, best_fit, join
+from audiollm.data.quarantine import BadRow
 
 PADDING = -1  # the clip id of padding
 
@@ -37,8 +38,9 @@ class Batch(TypedDict, total=False):
     audio_frames_mask: Tensor  # [K, T] bool; False after a clip's end
     audio_is_cached: Tensor  # [N + K] bool; which of all clips, in prompt order, have frames
     num_samples: int  # of all clips
+    num_recordings: int
     row_ids: list[str]
-    problems: list[str]
+    problems: list[BadRow]  # recordings that are broken, rows that are too long
 
 
 Targets = Callable[[Sequence[AudioPart]], dict[str, Tensor]]
@@ -71,7 +73,8 @@ class Collator:
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         batch: dict[str, Any] = {
             "row_ids": [row_id for example in examples for row_id in example.row_ids],
-            "problems": [example.problem for example in examples if example.problem],
+            "num_recordings": len(examples),
+            "problems": [problem for example in examples for problem in example.problems],
         }
         ordered = list(examples)
         if any(example.sequences for example in examples):

@@ -4,10 +4,11 @@ Not here: which clips make a batch (data/sampling.py), padding and tensors (data
 Everything is a function of the seed, the epoch and the clip's number, so it does not matter which worker does it.
 """
 
+import math
 import random
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -16,6 +17,7 @@ from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Row, RowError
 from audiollm.data.features import FeatureStore, Frames
 from audiollm.data.packing import IGNORE_INDEX, PackedSequence, Tokens, pack_branches, trunk_length
+from audiollm.data.quarantine import BadRow, bad_row
 
 Sound = Literal["sound", "as_description", "omit"]
 
@@ -28,6 +30,10 @@ class Renderer(Protocol):
     @property
     def sampling_rate(self) -> int:
         """Hz."""
+        ...
+
+    def num_audio_tokens(self, num_samples: int) -> int:
+        """Audio tokens of a clip."""
         ...
 
     def render(
@@ -49,11 +55,55 @@ class Example:
     sounds: tuple[Sounding, ...]  # in the order of the prompts
     clips: tuple[AudioPart, ...]
     row_ids: tuple[str, ...]
-    problem: str | None = None
+    problems: tuple[BadRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a sequence may be, and what becomes of what is longer.
+
+    refuse: ValueError. drop: the row is left out. split: the questions of a clip are split over several sequences, and
+    a row that is too long by itself is left out.
+    """
+
+    max_tokens: int | None = None  # of a row, and of the questions of a clip in one sequence
+    positions: int | None = None  # of a row: as many as the language model knows
+    too_long: Literal["refuse", "drop", "split"] = "drop"
+
+    @property
+    def of_row(self) -> float:
+        """Tokens that a row may have."""
+        return min(self.max_tokens or math.inf, self.positions or math.inf)
+
+
+class Length(NamedTuple):
+    """How long a recording is, told without decoding it."""
+
+    seconds: float
+    trunk: int  # tokens that its questions share, those of the sound included
+    branches: tuple[int, ...]  # tokens that each question adds
+    rows: tuple[int, ...]  # tokens of each row by itself
+
+    def of(self, indices: Sequence[int]) -> "Length":
+        """With some of the questions."""
+        return self._replace(
+            branches=tuple(self.branches[index] for index in indices), rows=tuple(self.rows[index] for index in indices)
+        )
+
+
+class Groups(Protocol):
+    """The rows of each recording: in memory, or read when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> list[Row]: ...
 
 
 class Recordings(Dataset[Example]):
-    """Rows grouped by what they hear (or by `source_id`, where they hear nothing); (epoch, number) gives one group."""
+    """Rows grouped by what they hear (or by `source_id`, where they hear nothing); (epoch, number) gives one group.
+
+    `groups` are those of rows that stay on disk; otherwise `rows` are brought together.
+    """
 
     def __init__(
         self,
@@ -67,9 +117,11 @@ class Recordings(Dataset[Example]):
         sounds: "SoundCache | None" = None,
         features: FeatureStore | None = None,
         share_audio: bool = True,
+        limits: Limits = Limits(),
+        groups: Groups | None = None,
     ) -> None:
         self.rows = rows
-        self.groups = group_rows(rows)
+        self.groups: Any = group_rows(rows) if groups is None else groups
         self.renderer = renderer
         self.seed = seed
         self.questions_per_clip = questions_per_clip
@@ -78,59 +130,156 @@ class Recordings(Dataset[Example]):
         self.sounds = sounds or SoundCache(0)
         self.features = features
         self.share_audio = share_audio
+        self.limits = limits
+        self.lengths: list[Length] = []
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def seconds(self, number: int) -> float:
-        """Length of a group's sound where the rows tell it, else 0: for batches of like lengths."""
+        """Length of a group's sound where it was measured or the rows tell it, else 0: for batches of like lengths."""
+        if self.lengths:
+            return self.lengths[number].seconds
         return sum(clip.duration or 0.0 for clip in self.groups[number][0].clips)
 
+    def measure(self) -> list[BadRow]:
+        """Find the length of every recording, which `num_tokens` and `seconds` then tell; nothing is decoded.
+
+        What the limits do not let in is taken out and returned; ValueError where they refuse it.
+        """
+        groups, self.groups, self.lengths = self.groups, [], []
+        bad: list[BadRow] = []
+        for rows in groups:
+            length = self.length(rows)
+            fitting = [index for index in range(len(rows)) if length.rows[index] <= self.limits.of_row]
+            parts = self.parts(fitting, length)
+            kept = parts if self.limits.too_long == "split" else parts[:1]
+            within = {index for part in kept for index in part}
+            for index in range(len(rows)):
+                if index not in within:
+                    bad.append(self.too_long(rows[index], length.rows[index]))
+                    if self.limits.too_long == "refuse":
+                        told = f"{bad[0]['origin']}: {bad[0]['cause']}"
+                        raise ValueError(f"{told}; shorten it, raise `max_tokens`, or set `too_long: drop`")
+            self.groups += [[rows[index] for index in part] for part in kept]
+            self.lengths += [length.of(part) for part in kept]
+        return bad
+
+    def parts(self, indices: Sequence[int], length: Length) -> list[list[int]]:
+        """Questions of a clip that fit into one sequence together, in their order."""
+        parts: list[list[int]] = []
+        for index in indices:
+            together = [*parts[-1], index] if parts else [index]
+            largest = sorted((length.branches[one] for one in together), reverse=True)[: self.questions_per_clip]
+            if parts and length.trunk + sum(largest) <= (self.limits.max_tokens or math.inf):
+                parts[-1].append(index)
+            else:
+                parts.append([index])
+        return parts
+
+    def too_long(self, row: Row, num_tokens: int) -> BadRow:
+        """What is said of a row that the limits do not let in."""
+        cause = f"takes {num_tokens:,} tokens, and a row may have {self.limits.of_row:,}"
+        if num_tokens <= self.limits.of_row:
+            cause = "does not fit into one sequence with the other questions of its clip"
+        return bad_row("measuring", RowError(row.origin, "", cause, row.id))
+
+    def length(self, rows: Sequence[Row]) -> Length:
+        """Of the rows of one recording; from the rows' times, or else the header of the file."""
+        seconds = [clip.seconds() for clip in rows[0].clips]
+        samples = [round(length * self.renderer.sampling_rate) or self.silence for length in seconds]
+        if not self.with_text:
+            return Length(
+                sum(seconds), sum(map(self.renderer.num_audio_tokens, samples)), (0,) * len(rows), (0,) * len(rows)
+            )
+        rendered = [self.render(row, samples) for row in rows]
+        parts = self.split([tokens for one in rendered for tokens in one])
+        trunks = {id(tokens): trunk_length(part) for part in parts for tokens in part}
+        branches = [sum(len(tokens.input_ids) - trunks[id(tokens)] for tokens in one) for one in rendered]
+        alone = [max((len(tokens.input_ids) for tokens in one), default=0) for one in rendered]
+        return Length(sum(seconds), sum(trunks[id(part[0])] for part in parts), tuple(branches), tuple(alone))
+
+    def num_tokens(self, key: tuple[int, int]) -> int:
+        """Tokens of what `self[key]` gives; some of the questions may have more in common, and take fewer."""
+        length = self.lengths[key[1]]
+        return length.trunk + sum(length.branches[index] for index in self.choose(*key, len(length.branches)))
+
+    @property
+    def silence(self) -> int:
+        """Samples of the silence that stands for a clip that cannot be read."""
+        return self.renderer.sampling_rate // 10
+
     def __getitem__(self, key: tuple[int, int]) -> Example:
-        epoch, number = key
-        rows = self.choose(epoch, number)
-        sounds, clips, problem = self.listen(rows[0])
+        group = self.groups[key[1]]
+        rows = [group[index] for index in self.choose(*key, len(group))]
+        sounds, clips, cause = self.listen(rows[0])
+        first = group[0]  # a broken recording has one name in all epochs
+        problems = (bad_row("hearing", RowError(first.origin, "", cause, first.id)),) if cause else ()
         row_ids = tuple(row.id or row.origin for row in rows)
         if not self.with_text:
-            return Example((), sounds, clips, row_ids, problem)
-        rendered = [tokens for row in rows for tokens in self.render(row, sounds)]
-        alone = [[tokens] for tokens in rendered]
-        parts = split_by_audio(rendered, self.renderer.audio_token_id) if self.share_audio else alone
+            return Example((), sounds, clips, row_ids, problems)
+        rendered, longer = self.render_all(rows, [num_samples(sound) for sound in sounds])
+        if not rendered:  # its sound is longer than its row says
+            sounds = tuple(np.zeros(self.silence, np.float32) for _ in clips)
+            rendered = [tokens for row in rows for tokens in self.render(row, [self.silence] * len(clips))]
+        parts = self.split(rendered)
         sequences = tuple(pack_branches(part) for part in parts)
-        if problem:
+        if problems or len(longer) == len(rows):
             sequences = tuple(replace(s, shift_labels=np.full_like(s.shift_labels, IGNORE_INDEX)) for s in sequences)
         heard = [number for part in parts for number in range(part[0].num_clips)]
-        return Example(sequences, tuple(sounds[i] for i in heard), tuple(clips[i] for i in heard), row_ids, problem)
+        clips, sounds = tuple(clips[i] for i in heard), tuple(sounds[i] for i in heard)
+        return Example(sequences, sounds, clips, row_ids, (*problems, *longer))
 
-    def choose(self, epoch: int, number: int) -> Sequence[Row]:
+    def split(self, rendered: Sequence[Tokens]) -> list[list[Tokens]]:
+        """Those that share their audio together; each alone, where the model knows no branches."""
+        if not self.share_audio:
+            return [[tokens] for tokens in rendered]
+        return split_by_audio(rendered, self.renderer.audio_token_id)
+
+    def render_all(self, rows: Sequence[Row], lengths: Sequence[int]) -> tuple[list[Tokens], list[BadRow]]:
+        """The token sequences of those rows that are within the limits, and the others."""
+        rendered, longer = [], []
+        for row in rows:
+            sequences = self.render(row, lengths)
+            size = max((len(tokens.input_ids) for tokens in sequences), default=0)
+            if size > self.limits.of_row:
+                longer.append(self.too_long(row, size))
+            else:
+                rendered += sequences
+        return rendered, longer
+
+    def choose(self, epoch: int, number: int, count: int) -> Sequence[int]:
         """All questions of a clip, or some of them, others in each epoch."""
-        rows = self.groups[number]
-        if self.questions_per_clip is None or len(rows) <= self.questions_per_clip:
-            return rows
-        return random.Random(f"{self.seed}/{epoch}/{number}").sample(rows, self.questions_per_clip)
+        every = range(count)
+        if self.questions_per_clip is None or len(every) <= self.questions_per_clip:
+            return every
+        return random.Random(f"{self.seed}/{epoch}/{number}").sample(every, self.questions_per_clip)
 
     def listen(self, row: Row) -> tuple[tuple[Sounding, ...], tuple[AudioPart, ...], str | None]:
-        """The clips and their sound; a broken one becomes a short silence of no words, and the problem names it."""
+        """The clips and their sound; a broken one becomes a short silence of no words, and it is said what is wrong."""
         sounds: list[Sounding] = []
-        clips, problem = [], None
+        clips, cause = [], None
         for clip in row.clips:
             try:
                 sounds.append(self.hear(clip))
                 clips.append(clip)
             except (AudioError, RowError) as error:
-                problem = f"{row.origin}: {error}"
-                sounds.append(np.zeros(self.renderer.sampling_rate // 10, np.float32))
+                cause = str(error)
+                sounds.append(np.zeros(self.silence, np.float32))
                 clips.append(replace(clip, transcript=None, description=None))
-        return tuple(sounds), tuple(clips), problem
+        return tuple(sounds), tuple(clips), cause
 
     def hear(self, clip: AudioPart) -> Sounding:
         """What the encoder made of the clip, where that is kept, or else its samples; AudioError if unreadable."""
         frames = None if self.features is None else self.features.of(clip)
         return self.sounds.load(clip, self.renderer.sampling_rate) if frames is None else frames
 
-    def render(self, row: Row, sounds: Sequence[Sounding]) -> list[Tokens]:
-        """The row's token sequences (one, unless its template rewrites the history of a conversation)."""
-        rendered = self.renderer.render(row.messages, [num_samples(s) for s in sounds], supervise=self.supervise)
+    def render(self, row: Row, lengths: Sequence[int]) -> list[Tokens]:
+        """The row's token sequences (one, unless its template rewrites the history of a conversation).
+
+        `lengths` are those of its clips, in samples.
+        """
+        rendered = self.renderer.render(row.messages, lengths, supervise=self.supervise)
         return [Tokens(one.input_ids, one.supervised, one.num_clips) for one in rendered]
 
 

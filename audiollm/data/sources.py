@@ -47,22 +47,28 @@ END_BYTES = 2**20
 
 
 class Problems:
-    """What could not be used, counted; the first ones are kept in words."""
+    """What could not be used."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.examples: list[str] = []
+        self.errors: list[RowError] = []
 
-    def add(self, problem: Exception | str) -> None:
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.errors)
+
+    @property
+    def examples(self) -> list[str]:
+        """The first ones in words."""
+        return [str(error) for error in self.errors[:NUM_EXAMPLES]]
+
+    def add(self, error: RowError) -> None:
         """Count one more."""
-        self.count += 1
-        if len(self.examples) < NUM_EXAMPLES:
-            self.examples.append(str(problem))
+        self.errors.append(error)
 
     def extend(self, others: "Problems") -> None:
         """Add what somebody else found."""
-        self.count += others.count
-        self.examples += others.examples[: NUM_EXAMPLES - len(self.examples)]
+        self.errors += others.errors
 
     def summary(self) -> str:
         """One line with the number, then one line for each example."""
@@ -72,8 +78,8 @@ class Problems:
             f"{self.count} problem{'s' if self.count > 1 else ''}:",
             *(f"  {example}" for example in self.examples),
         ]
-        left = self.count - len(self.examples)
-        return "\n".join([*lines, f"  ... and {left} more"] if left else lines)
+        left = self.count - NUM_EXAMPLES
+        return "\n".join([*lines, f"  ... and {left} more"] if left > 0 else lines)
 
 
 def load_rows(
@@ -128,7 +134,7 @@ def fingerprint(source: str) -> str:
     Files of rows and texts are read, above 64 MiB only the first and the last MiB; recordings are known by their size.
     """
     found = hashlib.sha256()
-    for path in _paths(os.path.expanduser(source)):
+    for path in paths_of(os.path.expanduser(source)):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if not file.is_file():
                 continue
@@ -155,7 +161,7 @@ def _rows_of(opened: Opened, format: str | None, question: str | None) -> Iterat
         try:
             yield raw if isinstance(raw, RowError) else parse_row(convert(raw), origin=place, folder=opened.folder)
         except RowError as error:
-            yield error.at(place)
+            yield error.at(place, id_of(raw))
 
 
 def _converter(name: str, raws: Sequence[Raw], format: str | None, question: str | None) -> Converter:
@@ -175,13 +181,18 @@ def missing_file(row: Row, checked: dict[str, bool]) -> RowError | None:
                 checked[clip.audio] = os.path.isfile(clip.audio)
             if not checked[clip.audio]:
                 cause = f"there is no file {clip.audio}; paths count from the folder of the rows"
-                return RowError(row.origin, "audio", cause)
+                return RowError(row.origin, "audio", cause, row.id)
     return None
+
+
+def id_of(raw: Raw | RowError) -> str | None:
+    """The id that a raw row has, if any."""
+    return str(raw["id"]) if isinstance(raw, Mapping) and raw.get("id") is not None else None
 
 
 def _open(source: Any) -> Iterator[Opened]:
     if isinstance(source, (str, os.PathLike)):
-        for path in _paths(os.path.expanduser(source)):
+        for path in paths_of(os.path.expanduser(source)):
             yield _open_path(path)
     elif isinstance(source, Mapping):
         raise RowError(
@@ -200,7 +211,8 @@ def _open(source: Any) -> Iterator[Opened]:
         )
 
 
-def _paths(pattern: str) -> list[Path]:
+def paths_of(pattern: str) -> list[Path]:
+    """The files that a path or a glob means; RowError where there is none."""
     if os.path.exists(pattern):
         return [Path(pattern)]
     if not WILDCARDS & set(pattern):
@@ -264,19 +276,24 @@ def read_parquet(path: Path) -> Placed:
         file = parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise RowError(str(path), "", f"is not a Parquet file ({error}); write it again") from None
-    features = {}
-    if b"huggingface" in (file.schema_arrow.metadata or {}):
-        from datasets import Features  # slow to import
-
-        features = Features.from_arrow_schema(file.schema_arrow)
+    features = features_of(file.schema_arrow)
     batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=BATCH_ROWS))
-    yield from _with_class_names(str(path), batches, features)
+    yield from with_class_names(str(path), batches, features)
+
+
+def features_of(schema: pyarrow.Schema) -> Mapping[str, Any]:
+    """What Hugging Face's metadata tells about the columns of a Parquet file."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    from datasets import Features  # slow to import
+
+    return Features.from_arrow_schema(schema)
 
 
 def read_dataset(dataset: Any) -> Placed:
     """Rows of a `datasets.Dataset` as they are stored: nothing is decoded, so audio stays path or bytes."""
     batches = (table.to_pylist() for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS))
-    yield from _with_class_names("dataset", batches, dataset.features)
+    yield from with_class_names("dataset", batches, dataset.features)
 
 
 def read_recordings(folder: Path) -> Placed:
@@ -325,24 +342,31 @@ def _read_lines(path: Path, lines: Iterable[bytes]) -> Placed:
     for number, line in enumerate(lines, start=1):
         if line and not line.isspace():
             place = f"{path}:{number}"
-            try:
-                yield place, _object(place, json.loads(line))
-            except (ValueError, RecursionError) as error:
-                yield place, RowError(place, "", f"broken JSON ({error}); write one object a line")
+            yield place, line_of(place, line)
+
+
+def line_of(place: str, line: bytes) -> Raw | RowError:
+    """The object on a line, or why it is none."""
+    try:
+        return object_of(place, json.loads(line))
+    except (ValueError, RecursionError) as error:
+        return RowError(place, "", f"broken JSON ({error}); write one object a line")
 
 
 def _numbered(name: str, rows: Iterable[Any]) -> Placed:
     for number, row in enumerate(rows, start=1):
-        yield f"{name}:{number}", _object(f"{name}:{number}", row)
+        yield f"{name}:{number}", object_of(f"{name}:{number}", row)
 
 
-def _object(place: str, row: Any) -> Raw | RowError:
+def object_of(place: str, row: Any) -> Raw | RowError:
+    """A row as it stands, or why it is none."""
     if isinstance(row, Mapping):
         return row
     return RowError(place, "", f"a row is an object, not {type(row).__name__}; check how it was written")
 
 
-def _with_class_names(name: str, batches: Iterable[list[dict[str, Any]]], features: Mapping[str, Any]) -> Placed:
+def with_class_names(name: str, batches: Iterable[list[dict[str, Any]]], features: Mapping[str, Any]) -> Placed:
+    """The rows of batches, numbered from 1, with class labels by their names."""
     labels = {column: feature.names for column, feature in features.items() if hasattr(feature, "int2str")}
     number = 0
     for batch in batches:

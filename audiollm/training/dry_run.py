@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from audiollm.data.dataset import Recordings
+from audiollm.data.dataset import Limits, Recordings
 from audiollm.models.checkpoint import ADAPTER, MANIFEST, attach_saved_lora, is_small_checkpoint
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import check_connector
@@ -30,7 +30,15 @@ from audiollm.recipe import Recipe, StageSettings, missing_files, require_files
 from audiollm.training import memory
 from audiollm.training.memory import GIB, Load
 from audiollm.training.objectives import OBJECTIVES, build_objective
-from audiollm.training.stages import RunFolder, StageData, prepare_lora, recipe_tokenizer, with_prompts
+from audiollm.training.stage_data import StageData, count_groups
+from audiollm.training.stages import (
+    RunFolder,
+    positions_of,
+    prepare_lora,
+    recipe_tokenizer,
+    with_prompts,
+)
+from audiollm.training.trainer import train_sampler
 
 
 def dry_run(recipe: Recipe) -> None:
@@ -138,15 +146,23 @@ def describe_stage(
     with_text = any(OBJECTIVES[objective].needs_text for objective in stage.objectives)
     recordings = None
     if data is not None:
-        asked, supervise = stage.data.questions_per_clip, stage.data.supervise
+        settings = stage.data
         recordings = Recordings(
-            data.train, processor, questions_per_clip=asked, supervise=supervise, with_text=with_text
+            data.train,
+            processor,
+            questions_per_clip=settings.questions_per_clip,
+            supervise=settings.supervise,
+            with_text=with_text,
+            groups=data.mixture,
+            limits=Limits(settings.max_tokens, positions_of(model), settings.too_long),
         )
     load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, with_text)
     describe_memory(console, name, stage, model, processor, load, in_bfloat16, "longest" if recordings else "assumed")
     if data is None or recordings is None:
         return
-    steps = planned_steps(stage, len(recordings))
+    if stage.data.measured:
+        console.print(f"{len(recordings.measure()):,} rows are too long and would be left out")
+    steps = planned_steps(stage, recordings, count_groups(recordings, data.counts))
     console.print(f"{len(data.train):,} rows over {len(recordings):,} recordings; {steps:,} steps")
     if with_text:
         console.print(sample(data.train[0], recordings, processor))
@@ -194,18 +210,20 @@ def describe_memory(
         console.print(f"{fits} a card of {card} ({room:g} GiB for tensors); {largest}")
 
 
-def planned_steps(stage: StageSettings, recordings: int) -> int:
+def planned_steps(stage: StageSettings, recordings: Recordings, sources: list[tuple[int, float]]) -> int:
     """Optimizer steps on one device."""
     if stage.trainer.get("max_steps", -1) > 0:
         return int(stage.trainer["max_steps"])
-    batch = stage.trainer.get("per_device_train_batch_size", 8) * stage.trainer.get("gradient_accumulation_steps", 1)
-    return math.ceil(recordings / batch) * math.ceil(stage.trainer.get("num_train_epochs", 3))
+    size = stage.trainer.get("per_device_train_batch_size", 8)
+    sampler = train_sampler(recordings, sources, size, stage.data.batch_tokens, stage.data.num_samples)
+    steps = math.ceil(len(sampler) / stage.trainer.get("gradient_accumulation_steps", 1))
+    return math.ceil(steps * stage.trainer.get("num_train_epochs", 3))
 
 
 def sample(row: Any, recordings: Recordings, processor: AudioLLMProcessor) -> Text:
     """One row as the model reads it; what it must learn to write is marked, and runs of audio are counted."""
-    waveforms = [clip.load(processor.sampling_rate) for clip in row.clips]
-    rendered = recordings.render(row, waveforms)[0]
+    lengths = [len(clip.load(processor.sampling_rate)) for clip in row.clips]
+    rendered = recordings.render(row, lengths)[0]
     text = Text("sample: ")
     run, inside = 0, False
     for token, supervised in [*zip(rendered.input_ids, rendered.supervised, strict=True), (-1, False)]:

@@ -4,10 +4,13 @@ On a terminal the bar is redrawn in place; elsewhere (a file, CI) there is one l
 """
 
 import sys
+from collections import Counter
 from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+
+from audiollm.training.bad_rows import sentence
 
 SHOWN = {
     "loss": "loss {:.3f}",
@@ -31,6 +34,7 @@ class StageProgress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar, at the step where a resumed stage goes on."""
         if state.is_world_process_zero:
+            self.told = len(self.trainer.bad_rows.quarantine.rows)  # those were told when the rows were read
             self.bar = tqdm(
                 total=state.max_steps, initial=state.global_step, desc=self.stage, disable=not sys.stderr.isatty()
             )
@@ -50,10 +54,10 @@ class StageProgress(TrainerCallback):
                 print(f"  {self.stage} {state.global_step}/{state.max_steps}  {line}", flush=True)
         else:
             self.bar.set_postfix_str(line)
-        problems = self.trainer.throughput.problems
-        for problem in problems[self.told :][:5]:
-            self.bar.write(f"left out: {problem}")
-        self.told = len(problems)
+        rows = self.trainer.bad_rows.quarantine.rows
+        for row in rows[self.told :][:5]:
+            self.bar.write(f"left out: {sentence(row)}")
+        self.told = len(rows)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar; count what was left out."""
@@ -61,5 +65,8 @@ class StageProgress(TrainerCallback):
             self.bar.close()
             losses = [entry[name] for name in ("train_loss", "loss") for entry in state.log_history if name in entry]
             print(f"stage {self.stage}: {state.global_step:,} steps{f', loss {losses[-1]:.3f}' if losses else ''}")
-            if self.trainer.throughput.problems:
-                print(f"stage {self.stage}: broken clips that gave no loss: {len(self.trainer.throughput.problems)}")
+            quarantine = self.trainer.bad_rows.quarantine
+            if quarantine.rows:
+                found = Counter(row["found"] for row in quarantine.rows)
+                counts = ", ".join(f"{count:,} found by {how}" for how, count in found.items())
+                print(f"stage {self.stage}: rows that gave no loss: {counts}; {quarantine.path} lists them")

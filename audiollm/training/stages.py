@@ -3,6 +3,7 @@
 runs/NAME/STAGE/                        the stage's checkpoint, written when the stage is done
 runs/NAME/unfinished/STAGE/             its resume points, removed when it is done
 runs/NAME/logs/STAGE/                   TensorBoard
+runs/NAME/quarantine.jsonl              rows that could not be used, each with its cause
 runs/NAME/run.json                      which stages are done, with their settings, seconds and learning curves
 """
 
@@ -27,9 +28,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from audiollm.conversation import Row
 from audiollm.data.collate import Collator
-from audiollm.data.dataset import Recordings, SoundCache, with_sound
+from audiollm.data.dataset import Limits, Recordings, SoundCache
 from audiollm.data.features import FeatureStore
-from audiollm.data.sources import Problems, fingerprint, load_rows, missing_file, of_tasks
+from audiollm.data.quarantine import Quarantine, bad_row
+from audiollm.data.sources import fingerprint, of_tasks
 from audiollm.models.attention import BLOCKS, layout_of
 from audiollm.models.checkpoint import copy_checkpoint, save_checkpoint
 from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
@@ -41,6 +43,7 @@ from audiollm.models.quantize import check_scheme, require_bitsandbytes
 from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
+from audiollm.training.bad_rows import BadRows, TooManyBadRows, sentence, too_many
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.features import fill, open_store
 from audiollm.training.kernels import apply_liger, prepare_attention
@@ -49,6 +52,7 @@ from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
 from audiollm.training.resume_points import PREFIX, STATE, newest_whole, written_to
 from audiollm.training.signals import StopOnSignal, Stopped
+from audiollm.training.stage_data import StageData, by_task, count_groups, read_rows
 from audiollm.training.stage_model import StageModel
 from audiollm.training.trainer import StageTrainer
 
@@ -99,6 +103,14 @@ class RunFolder:
     def work(self, stage: str) -> Path:
         """Where the resume points of a stage lie while it is not done."""
         return self.path / "unfinished" / stage
+
+    def quarantine(self, stage: str) -> Quarantine:
+        """Where the rows are listed that a stage could not use."""
+        return Quarantine(self.path / "quarantine.jsonl", stage, writes=is_main())
+
+    def is_begun(self, stage: str) -> bool:
+        """Whether a stage that is not done was interrupted."""
+        return (self.work(stage) / "settings.json").is_file()
 
     def begin(self, stage: str, settings: Mapping[str, Any]) -> None:
         """Note with which settings a stage was begun, and clear away what was half written when it was interrupted."""
@@ -185,6 +197,8 @@ def run_recipe(
     with run.alone():
         if is_main():
             (run.path / "recipe.yaml").write_text(recipe.to_yaml())
+        for name in todo:
+            refuse_bad_rows(run, name, data[name], recipe.stages[name].data.max_bad_fraction)
         built: Built | None = None
         sounds = SoundCache(recipe.audio_cache_gib * 2**30)
         for name in wanted:
@@ -285,54 +299,14 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
     return train_tokenizer((message.text for row in rows for message in row.messages), settings.vocab_size)
 
 
-@dataclass
-class StageData:
-    """The rows of a stage."""
-
-    train: list[Row]
-    counts: list[tuple[int, float]]  # (rows, weight) of each source
-    validation: list[Row]
-    problems: Problems
-
-    @classmethod
-    def load(cls, recipe: Recipe, stage: StageSettings) -> "StageData":
-        """Read and check the rows; ValueError if nothing is left to train on."""
-        problems = Problems()
-        parts = [source_rows(source, problems) for source in stage.data.train]
-        validation = [row for source in stage.data.validation for row in source_rows(source, problems)]
-        for source, rows in zip(stage.data.train, parts, strict=True):
-            if not rows:
-                raise ValueError(f"{source.path} has no rows to train on; {problems.summary()}")
-        counts = [(len(rows), source.weight) for source, rows in zip(stage.data.train, parts, strict=True)]
-        return cls([row for rows in parts for row in rows], counts, validation, problems)
-
-
-@lru_cache(maxsize=8)
-def read_rows(path: str, format: str | None, with_audio: bool) -> tuple[list[Row], Problems]:
-    """The rows of a source, read once for several stages; `with_audio` leaves out those whose recording is missing."""
-    problems = Problems()
-    if with_audio:
-        every, found = read_rows(path, format, False)
-        looked_up: dict[str, bool] = {}
-        missing = {id(row): error for row in every if (error := missing_file(row, looked_up))}
-        for error in missing.values():
-            problems.add(error)
-        rows = [row for row in every if id(row) not in missing]
-    else:
-        rows, found = load_rows(path, format=format, problems=problems), Problems()
-    if problems.count:
-        print(f"{path}: {len(rows):,} rows are used, the others left out: {problems.summary()}")
-    problems.extend(found)
-    return rows, problems
-
-
-def source_rows(source: Any, problems: Problems) -> list[Row]:
-    """The rows of one source of a mixture, with its tasks, its limit, and its sound as asked for."""
-    rows, found = read_rows(source.path, source.format, source.audio == "sound")
-    problems.extend(found)
-    if source.tasks is not None:
-        rows = of_tasks(rows, source.tasks, source.path)
-    return with_sound(rows[: source.limit], source.audio)
+def refuse_bad_rows(run: RunFolder, name: str, data: StageData, max_fraction: float) -> None:
+    """List the rows that were refused when a stage's rows were read; TooManyBadRows if they are too many."""
+    quarantine = run.quarantine(name)
+    if not run.is_begun(name):
+        quarantine.clear()
+    quarantine.add(bad_row("reading", error) for error in data.problems.errors)
+    if data.problems.count > max_fraction * data.num_read:
+        raise too_many(quarantine, data.problems.count, data.num_read, "rows", max_fraction)
 
 
 def train_stage(
@@ -356,20 +330,19 @@ def train_stage(
     trainable = prepare_model(built, stage)
     objectives = build_objectives(stage, built)
     work = run.work(name)
-    interrupted = (work / "settings.json").is_file()
+    interrupted = run.is_begun(name)
     if is_main():
         run.begin(name, stage_settings(recipe, name))
-    logs = run.path / "logs" / name
     encoder: Any = built.model.model.audio_tower
     store = open_store(recipe, encoder) if stage.data.cache_features else None
-    trainer = build_trainer(recipe, name, built, objectives, data, work, logs, sounds, sharding, store)
+    trainer = build_trainer(recipe, name, built, objectives, data, run, sounds, sharding, store)
     describe(name, trainable, trainer)
     if store is not None:
         fill(store, encoder, [*data.train, *data.validation], trainer.accelerator)
     run_trainer(trainer, name, work, started, interrupted)
     built.model.trained_parts = trainer.trained
     built.model.eval()
-    finish_stage(recipe, name, built, trainer, run, data.problems.count)
+    finish_stage(recipe, name, built, trainer, run)
     if trainer.is_sharded:  # nobody takes a model out of DeepSpeed's hands, or FSDP2's
         unset_hf_deepspeed_config()
         built = load_built(run.path / name, recipe.in_bfloat16)
@@ -391,18 +364,22 @@ def run_trainer(trainer: StageTrainer, name: str, work: Path, started: float, in
     trainer.started = started - seconds_before(last)
     stop = StopOnSignal()
     trainer.add_callback(stop)
-    trainer.train(resume_from_checkpoint=last)
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    except TooManyBadRows:
+        if not trainer.items and last is None:  # with the recordings mended, the stage begins anew
+            shutil.rmtree(work)
+        raise
     if stop.asked and trainer.state.global_step < trainer.state.max_steps:
         raise Stopped(f"after step {trainer.state.global_step} of stage {name}, which is saved")
     if last is None and not trainer.items:
         shutil.rmtree(work)
-        first = "".join(f"; the first: {problem}" for problem in trainer.throughput.problems[:1])
+        found = trainer.bad_rows.quarantine
+        first = "".join(f"; the first: {sentence(row)}" for row in found.rows[:1])
         raise ValueError(f"stage {name}: no recording could be used, so nothing was learned{first}")
 
 
-def finish_stage(
-    recipe: Recipe, name: str, built: Built, trainer: StageTrainer, run: RunFolder, rows_left_out: int
-) -> None:
+def finish_stage(recipe: Recipe, name: str, built: Built, trainer: StageTrainer, run: RunFolder) -> None:
     """Write the stage's checkpoint, and note it as done; for all ranks."""
     best = trainer.best if trainer.is_sharded else None
     state, heads = ({}, {}) if best else trainer.whole_state()
@@ -421,7 +398,7 @@ def finish_stage(
                     state=state,
                 )
         names = list(recipe.stages)
-        record = record_of(recipe, name, trainer, rows_left_out)
+        record = record_of(recipe, name, trainer)
         run.finish(name, record, later=names[names.index(name) + 1 :])
     trainer.accelerator.wait_for_everyone()
 
@@ -474,8 +451,7 @@ def build_trainer(
     built: Built,
     objectives: dict[str, Objective],
     data: StageData,
-    work: Path,
-    logs: Path,
+    run: RunFolder,
     sounds: SoundCache,
     sharding: Sharding,
     features: FeatureStore | None = None,
@@ -485,8 +461,11 @@ def build_trainer(
     with_text = any(objective.needs_text for objective in objectives.values())
     layout = layout_of(built.model.model.language_model)
 
-    def recordings(rows: list[Row]) -> Recordings:
-        return Recordings(
+    quarantine = run.quarantine(name)
+    limits = Limits(stage.data.max_tokens, positions_of(built.model), stage.data.too_long)
+
+    def recordings(rows: list[Row], groups: Any = None) -> Recordings:
+        found = Recordings(
             rows,
             built.processor,
             seed=recipe.seed,
@@ -496,9 +475,17 @@ def build_trainer(
             sounds=sounds,
             features=features,
             share_audio=layout == "branches",
+            limits=limits,
+            groups=groups,
         )
+        if stage.data.measured:
+            bad = found.measure()
+            quarantine.add(bad)
+            if len(bad) > stage.data.max_bad_fraction * len(rows):
+                raise too_many(quarantine, len(bad), len(rows), "rows", stage.data.max_bad_fraction)
+        return found
 
-    train = recordings(data.train)
+    train = recordings(data.train, data.mixture)
     collator = Collator(
         built.processor.tokenizer.pad_token_id or 0,
         layout=layout,
@@ -514,15 +501,23 @@ def build_trainer(
         collator=collator,
         learning_rates=stage.learning_rates,
         trained=set(built.model.trained_parts) | (set(stage.train) - {"lora"}),
+        bad_rows=BadRows(quarantine, stage.data.max_bad_fraction),
         bad_steps=BadSteps(name, stage.max_bad_steps),
+        batch_tokens=stage.data.batch_tokens,
+        num_samples=stage.data.num_samples,
         group_by_length=stage.data.group_by_length,
         fsdp=sharding.fsdp,
-        args=training_arguments(recipe, stage, work, logs, bool(data.validation), sharding),
+        args=training_arguments(recipe, name, run, bool(data.validation), sharding),
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(StageProgress(name, trainer))
     return trainer
+
+
+def positions_of(model: AudioLLMForConditionalGeneration) -> int | None:
+    """Positions that the language model knows, if it says so."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def pack_tokens_for(model: AudioLLMForConditionalGeneration) -> int | None:
@@ -531,39 +526,13 @@ def pack_tokens_for(model: AudioLLMForConditionalGeneration) -> int | None:
     return sys.maxsize if language_model.config._attn_implementation in (BLOCKS, "flex_attention") else None
 
 
-def count_groups(recordings: Recordings, counts: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """(recordings, weight) of each source, from (rows, weight): a recording belongs to the source of its first row."""
-    if len(counts) == 1:
-        return [(len(recordings), counts[0][1])]
-    ends, total = [], 0
-    for rows, _ in counts:
-        total += rows
-        ends.append(total)
-    found = [0] * len(counts)
-    position = {id(row): number for number, row in enumerate(recordings.rows)}
-    for group in recordings.groups:
-        first = position[id(group[0])]
-        found[next(i for i, end in enumerate(ends) if first < end)] += 1
-    return [(number, weight) for number, (_, weight) in zip(found, counts, strict=True)]
-
-
-def by_task(rows: list[Row], with_text: bool) -> dict[str, list[Row]]:
-    """Validation rows by task; in one set where no text is generated."""
-    if not with_text:
-        return {"all": rows} if rows else {}
-    tasks: dict[str, list[Row]] = {}
-    for row in rows:
-        tasks.setdefault(row.task or "all", []).append(row)
-    return tasks
-
-
 def training_arguments(
-    recipe: Recipe, stage: StageSettings, work: Path, logs: Path, validates: bool, sharding: Sharding
+    recipe: Recipe, name: str, run: RunFolder, validates: bool, sharding: Sharding
 ) -> TrainingArguments:
     """The library's arguments: the recipe's keys, and ours on top."""
-    given = dict(stage.trainer)
+    given = dict(recipe.stages[name].trainer)
     ours: dict[str, Any] = {
-        "output_dir": str(work),
+        "output_dir": str(run.work(name)),
         "seed": recipe.seed,
         "remove_unused_columns": False,
         "deepspeed": sharding.deepspeed,
@@ -585,7 +554,7 @@ def training_arguments(
         defaults["save_steps"] = defaults["eval_steps"]
         ours |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
         ours["save_strategy"] = strategy  # the best one must have been saved
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(logs)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "logs" / name)
     return TrainingArguments(**{**defaults, **given, **ours})
 
 
@@ -604,16 +573,16 @@ def seconds_before(resume_point: str | None) -> float:
     return max((entry.get("seconds", 0.0) for entry in history), default=0.0)
 
 
-def record_of(recipe: Recipe, name: str, trainer: StageTrainer, rows_left_out: int) -> dict[str, Any]:
+def record_of(recipe: Recipe, name: str, trainer: StageTrainer) -> dict[str, Any]:
     """What run.json keeps of a stage."""
-    history = trainer.state.log_history
+    history, bad_rows = trainer.state.log_history, trainer.bad_rows.quarantine.rows
     return {
         "settings": stage_settings(recipe, name),
         "seconds": round(time.perf_counter() - trainer.started, 1),
         "steps": trainer.state.global_step,
         "loss": [(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
         "validation": [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry],
-        "problems": trainer.throughput.problems,
-        "rows_left_out": rows_left_out,
+        "problems": [sentence(row) for row in bad_rows if row["found"] == "hearing"],
+        "rows_left_out": sum(row["found"] != "hearing" for row in bad_rows),
         "bad_steps": trainer.bad_steps.found,
     }

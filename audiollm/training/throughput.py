@@ -1,4 +1,4 @@
-"""How fast a stage trains: tokens, seconds of sound and rows a second, and the share of padding."""
+"""How fast a stage trains: tokens, seconds of sound and rows a second, and the shares of padding."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -12,29 +12,27 @@ class Throughput:
 
     def __init__(self, sampling_rate: int) -> None:
         self.sampling_rate = sampling_rate
-        self.problems: list[str] = []  # each once, in the order in which they were met
         self.reset()
 
     def reset(self) -> None:
         """Start counting anew."""
         self.since = time.perf_counter()
         self.steps = self.tokens = self.slots = self.samples = self.rows = 0
-
-    def note(self, problems: Iterable[str]) -> None:
-        """Keep what is wrong with some clips."""
-        self.problems += [problem for problem in dict.fromkeys(problems) if problem not in self.problems]
+        self.heard = self.sound_slots = 0  # samples that the encoder hears in this stage, and with their padding
 
     def add(self, batches: Iterable[Mapping[str, Any]]) -> None:
         """Count the micro-batches of one step before they are sent to the device."""
         self.steps += 1
         for batch in batches:
             self.rows += len(batch["row_ids"])
-            self.note(batch["problems"])
             if "input_ids" in batch:
                 mask = batch["clip_ids"] != PADDING if "clip_ids" in batch else batch.get("attention_mask")
                 self.slots += batch["input_ids"].numel()
                 self.tokens += batch["input_ids"].numel() if mask is None else int(mask.sum())
             self.samples += batch["num_samples"]
+            if "input_values" in batch:
+                self.heard += int(batch["input_values_mask"].sum())
+                self.sound_slots += batch["input_values"].numel()
 
     def take(self) -> dict[str, float]:
         """Rates since the last call, for the log."""
@@ -46,5 +44,7 @@ class Throughput:
         if self.slots:
             rates["tokens_per_second"] = round(self.tokens / seconds, 1)
             rates["padding_share"] = round(1 - self.tokens / self.slots, 4)
+        if self.sound_slots:
+            rates["audio_padding_share"] = round(1 - self.heard / self.sound_slots, 4)
         self.reset()
         return rates

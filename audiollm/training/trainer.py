@@ -25,14 +25,18 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings
-from audiollm.data.sampling import BatchSampler
+from audiollm.data.sampling import BatchSampler, BudgetSampler, StreamSampler
+from audiollm.data.streams import Mixture
 from audiollm.models.checkpoint import HEADS, MANIFEST, load_tensors, stored_parts, write_checkpoint
 from audiollm.models.freezing import part_of
+from audiollm.training.bad_rows import BadRows
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.resume_points import PREFIX, STATE, written_to
 from audiollm.training.sharding import shard, shard_optimizer_state, whole_optimizer_state, whole_state
 from audiollm.training.stage_model import StageModel
 from audiollm.training.throughput import Throughput
+
+Sampler = BatchSampler | BudgetSampler | StreamSampler
 
 
 class EpochLoader(DataLoader):
@@ -63,7 +67,10 @@ class StageTrainer(Trainer):
         collator: Collator,
         learning_rates: Mapping[str, float],
         trained: set[str],
+        bad_rows: BadRows,
         bad_steps: BadSteps,
+        batch_tokens: int | None = None,
+        num_samples: int | None = None,
         group_by_length: bool = True,
         fsdp: bool = False,
         **kwargs: Any,
@@ -78,10 +85,13 @@ class StageTrainer(Trainer):
         self.validation = validation
         self.learning_rates = learning_rates
         self.trained = trained
+        self.batch_tokens = batch_tokens
+        self.num_samples = num_samples
         self.group_by_length = group_by_length
         self.best: Path | None = None  # the resume point of the best weights, where they are not loaded
-        self.bad_steps = bad_steps
-        bad_steps.accelerator = self.accelerator
+        self.bad_rows, self.bad_steps = bad_rows, bad_steps
+        bad_rows.accelerator = bad_steps.accelerator = self.accelerator
+        self.add_callback(bad_rows)
         self.add_callback(bad_steps)
         self.throughput = Throughput(processor.sampling_rate)
         self.started = time.perf_counter()  # less what was spent before the stage was interrupted
@@ -133,18 +143,20 @@ class StageTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of recordings for this rank, in an order that the seed and the epoch determine."""
-        numbers = range(len(self.recordings))
-        sampler = BatchSampler(
-            [self.recordings.seconds(number) if self.group_by_length else 0.0 for number in numbers],
+        sampler = train_sampler(
+            self.recordings,
+            self.sources,
             self.args.train_batch_size,
+            self.batch_tokens,
+            self.num_samples,
+            group_by_length=self.group_by_length,
             seed=self.args.seed,
-            sources=self.sources,
             rank=self.args.process_index,
             world_size=self.args.world_size,
         )
         return self.loader(self.recordings, sampler)
 
-    def loader(self, recordings: Recordings, sampler: BatchSampler) -> DataLoader:
+    def loader(self, recordings: Recordings, sampler: Sampler) -> DataLoader:
         """A data loader over batches of keys."""
         workers = self.args.dataloader_num_workers
         return EpochLoader(
@@ -171,6 +183,7 @@ class StageTrainer(Trainer):
     def count_items(self, batches: list[Any], device: torch.device) -> Tensor:
         """Each objective's items [K] over the micro-batches of all ranks."""
         self.throughput.add(batches)
+        self.bad_rows.add(batches)
         counts = torch.stack([self.stage_model.counts(batch) for batch in batches]).sum(0).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.gather(counts[None]).sum(0)
@@ -221,7 +234,7 @@ class StageTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each objective's loss, each part's learning rate, the throughput since the last line, and the time."""
-        logs = logs | {"seconds": round(time.perf_counter() - self.started, 1)}
+        logs = logs | {"seconds": round(time.perf_counter() - self.started, 1), "bad_rows": self.bad_rows.settle()}
         if "loss" in logs:
             if len(self.values) > 1:
                 logs |= {name: self.mean_over_steps(value) for name, value in self.values.items()}
@@ -255,7 +268,7 @@ class StageTrainer(Trainer):
         sampler = BatchSampler(lengths, self.args.per_device_eval_batch_size, shuffle=False)
         sums, items = torch.zeros(2, len(self.stage_model.objectives), dtype=torch.float64)
         for batch in self.loader(recordings, sampler):
-            self.throughput.note(batch["problems"])
+            self.bad_rows.note(batch)
             counts = self.stage_model.counts(batch)
             _, values = self.stage_model(batch=self._prepare_inputs(batch), num_items=counts.to(self.args.device))
             sums += torch.stack([*values.values()]).cpu() * counts
@@ -266,6 +279,7 @@ class StageTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Everything that an exact resume needs, under a temporary name that is renamed when it is whole."""
+        self.bad_rows.settle()
         target = Path(str(self.args.output_dir)) / f"{PREFIX}{self.state.global_step}"
         with written_to(target):
             self.write_resume_point(model, target)
@@ -346,3 +360,41 @@ class StageTrainer(Trainer):
         self.best = Path(str(self.state.best_model_checkpoint))
         if not self.is_sharded:
             self._load_from_checkpoint(str(self.best))
+
+
+def train_sampler(
+    recordings: Recordings,
+    sources: list[tuple[int, float]],
+    batch_size: int,
+    batch_tokens: int | None,
+    num_samples: int | None,
+    *,
+    group_by_length: bool = True,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Sampler:
+    """Batches of so many tokens, for recordings that were measured, or else of so many recordings."""
+    mixture = recordings.groups
+    if isinstance(mixture, Mixture):
+        return StreamSampler(
+            mixture.key_at,
+            mixture.seconds if group_by_length else lambda _: 0.0,
+            batch_size,
+            num_samples or len(mixture),
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+    lengths = [recordings.seconds(number) if group_by_length else 0.0 for number in range(len(recordings))]
+    if batch_tokens:
+        return BudgetSampler(
+            recordings.num_tokens,
+            lengths,
+            batch_tokens,
+            seed=seed,
+            sources=sources,
+            rank=rank,
+            world_size=world_size,
+        )
+    return BatchSampler(lengths, batch_size, seed=seed, sources=sources, rank=rank, world_size=world_size)

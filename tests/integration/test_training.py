@@ -1,5 +1,6 @@
 """Whole recipes on tones: stages run, go on where they stopped, count their loss a step, and say what is wrong."""
 
+import copy
 import importlib
 import importlib.machinery
 import json
@@ -7,9 +8,11 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import types
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -17,15 +20,20 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tiny import ENCODER, LLM, QFORMER, RATE, RECURRENT, checksum, tone
+from tiny import ENCODER, LLM, QFORMER, RATE, RECURRENT, checksum, tiny, tone
 from transformers import TrainerCallback
 
 from audiollm.audio import write
+from audiollm.conversation import AudioPart, RowError, parse_row, row_to_dict
 from audiollm.data import features
+from audiollm.data.dataset import Limits, Recordings
+from audiollm.data.quarantine import Quarantine, bad_row
+from audiollm.data.sources import load_rows
+from audiollm.data.streams import Mixture
 from audiollm.models.encoders.whisper import WhisperAudioEncoder
 from audiollm.models.freezing import part_of
 from audiollm.recipe import RecipeError, load_recipe
-from audiollm.training import dry_run, run_recipe, stages
+from audiollm.training import bad_rows, dry_run, run_recipe, stages
 from audiollm.training import features as training_features
 from audiollm.training.objectives.language_modeling import LanguageModeling
 from audiollm.training.trainer import StageTrainer
@@ -421,7 +429,7 @@ def test_a_stage_that_could_use_no_recording_is_no_success(corpus, tmp_path):
         tmp_path, corpus, {"only": stage(tmp_path, ["connector"], {"language_modeling": 1}, rows="rows")}
     )
     for _ in range(2):  # a second try begins anew, too
-        with pytest.raises(ValueError, match=r"stage only: no recording could be used, .*rows\.jsonl:1: .*0\.wav"):
+        with pytest.raises(ValueError, match=r"stage only: 4 of 4 recordings heard .*rows\.jsonl:1: .*0\.wav"):
             run_recipe(recipe)
     assert not (tmp_path / "run" / "only").exists()
 
@@ -450,7 +458,7 @@ def test_a_broken_clip_is_named_and_counted_and_changes_no_other_loss(corpus, tm
             assert len(problems) == (name == "broken")
             if name == "broken":
                 assert re.search(rf"left out: .*rows\.jsonl:\d+.*{broken}", shown)
-                assert "broken clips that gave no loss: 1" in shown
+                assert re.search(r"rows that gave no loss: 1 found by hearing; .*quarantine\.jsonl lists them", shown)
         assert found[0][:2] == pytest.approx(found[1][:2], rel=1e-5)
 
 
@@ -930,6 +938,306 @@ def test_a_broken_clip_among_kept_ones_is_named_and_learned_from_nowhere(corpus,
         record = json.loads((tmp_path / str(kept) / "run" / "run.json").read_text())["stages"]["only"]
         assert len(record["problems"]) == 1 and "broken.wav" in record["problems"][0]
     assert losses(tmp_path / "True") == pytest.approx(losses(tmp_path / "False"), rel=0.01)
+
+
+# -------------------------------------------------------------------------------------------------- batches by tokens
+
+
+def budget_recipe(folder, corpus, *overrides, **trainer):
+    """Eleven steps over several epochs, in batches of up to 160 tokens; other questions in each epoch."""
+    only = long_stage(corpus, **trainer)
+    only["data"] |= {"batch_tokens": 160, "questions_per_clip": 2}
+    return recipe_of(folder, corpus, {"only": only}, *overrides, connector=QFORMER | {"dropout": 0.2})
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """The micro-batches of each step, as the trainer takes them."""
+    taken, get = [], StageTrainer.get_batch_samples
+
+    def record(trainer, *args):
+        found, items = get(trainer, *args)
+        taken.append(found)
+        return found, items
+
+    monkeypatch.setattr(StageTrainer, "get_batch_samples", record)
+    return taken
+
+
+def test_micro_batches_are_filled_to_the_budget_of_tokens(corpus, tmp_path, batches, lines):
+    run_recipe(budget_recipe(tmp_path, corpus, gradient_accumulation_steps=2))
+    sizes = [int((batch["clip_ids"] >= 0).sum()) for step in batches for batch in step]
+    assert max(sizes) <= 160 and sum(sizes) / len(sizes) > 100 and len(set(map(len, batches))) <= 2
+    assert all(0 <= line["audio_padding_share"] < 0.5 for line in lines if "loss" in line)
+
+
+def test_batches_by_tokens_go_on_exactly_in_a_later_epoch_and_with_other_workers(corpus, tmp_path, watch):
+    whole = run_recipe(budget_recipe(tmp_path / "whole", corpus))
+    with pytest.raises(Killed):
+        watch(Kill(9))
+        run_recipe(budget_recipe(tmp_path / "stopped", corpus))
+    watch(TrainerCallback())
+    assert_same_weights(run_recipe(budget_recipe(tmp_path / "stopped", corpus)), whole)
+    workers = run_recipe(budget_recipe(tmp_path / "workers", corpus, dataloader_num_workers=2))
+    assert_same_weights(workers, whole)
+
+
+def test_how_many_tokens_a_recording_takes_is_known_without_decoding_it(corpus, monkeypatch):
+    """Also where rows tell no duration, and where the questions of a clip have words in common."""
+    processor = tiny().processor
+    rows = load_rows(corpus / "train.jsonl")
+    rows = [parse_row(json.loads(json.dumps(row_to_dict(one)).replace('"duration"', '"start": 0, "end"')))
+            if number % 2 else one for number, one in enumerate(rows)]  # fmt: skip
+    for supervise, with_text in (("last", True), ("all", True), ("last", False)):
+        recordings = Recordings(rows, processor, supervise=supervise, with_text=with_text)
+        with monkeypatch.context() as patch:
+            patch.setattr(AudioPart, "load", lambda *_: pytest.fail("a clip was decoded"))
+            recordings.measure()
+        for number in range(len(recordings)):
+            example = recordings[0, number]
+            tokens = sum(map(len, example.sequences)) if with_text else sum(
+                processor.num_audio_tokens(len(sound)) for sound in example.sounds
+            )  # fmt: skip
+            assert recordings.num_tokens((0, number)) == tokens
+            assert recordings.seconds(number) == pytest.approx(sum(map(len, example.sounds)) / RATE)
+    some = Recordings(rows, processor, questions_per_clip=2)
+    some.measure()
+    for key in [(epoch, number) for epoch in range(3) for number in range(len(some))]:
+        assert 0 <= some.num_tokens(key) - sum(map(len, some[key].sequences)) <= 6  # two questions may share words
+
+
+# --------------------------------------------------------------------------------------------- what could not be used
+
+
+def quarantined(folder):
+    """The lines of a run's quarantine."""
+    return [json.loads(line) for line in (folder / "run" / "quarantine.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def damaged(corpus):
+    """Twelve recordings' rows, of which some cannot be parsed, have no recording, or one that is broken."""
+    lines = (corpus / "train.jsonl").read_text().splitlines()[:36]
+    lines[1] = lines[1].replace('"assistant"', '"teacher"')
+    lines[4] = "{broken"
+    lines[6:9] = [line.replace("2.wav", "gone.wav") for line in lines[6:9]]
+    for number in (3, 4):
+        (corpus / f"broken{number}.wav").write_bytes(b"junk")
+        for index in range(3 * number, 3 * number + 3):
+            lines[index] = lines[index].replace(f"{number}.wav", f"broken{number}.wav")
+    (corpus / "damaged.jsonl").write_text("\n".join(lines) + "\n")
+    return "damaged"
+
+
+REFUSED = [("reading", 2), ("reading", 5), ("reading", 7), ("reading", 8), ("reading", 9)]
+BROKEN = [("hearing", 10), ("hearing", 13)]
+
+
+def places(found):
+    return sorted(((one["found"], int(one["origin"].rpartition(":")[2])) for one in found), key=lambda one: one[1])
+
+
+def test_every_row_that_could_not_be_used_is_listed_once_also_after_a_stop(corpus, tmp_path, damaged, watch, lines):
+    """Over several epochs, with other questions in each, and in a second stage on the same rows again."""
+    blocks = {"data": {"questions_per_clip": 1}, "trainer": {"max_steps": 8, "save_steps": 3}}
+    one = stage(corpus, ["connector"], {"language_modeling": 1}, rows=damaged, **copy.deepcopy(blocks))
+    stages_of = {"one": one, "two": copy.deepcopy(one)}
+    with pytest.raises(Killed):
+        watch(Kill(7))
+        run_recipe(recipe_of(tmp_path, corpus, stages_of))
+    with (tmp_path / "run" / "quarantine.jsonl").open("a") as file:
+        file.write('{"stage": "one", "fou')  # killed while it was written
+    watch(TrainerCallback())
+    run_recipe(recipe_of(tmp_path, corpus, stages_of))
+    found = quarantined(tmp_path)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    for name in stages_of:
+        of_stage = [one for one in found if one["stage"] == name]
+        assert places(of_stage) == sorted(REFUSED + BROKEN, key=lambda one: one[1])
+        assert record[name]["rows_left_out"] == len(REFUSED) and len(record[name]["problems"]) == len(BROKEN)
+    by_place = {one["origin"].rpartition(":")[2]: one for one in found}
+    assert by_place["2"]["row"] == "count-0" and "unknown role 'teacher'" in by_place["2"]["cause"]
+    assert by_place["5"]["row"] is None and "broken JSON" in by_place["5"]["cause"]
+    assert by_place["7"]["row"] == "describe-2" and "gone.wav" in by_place["7"]["cause"]
+    assert by_place["10"]["row"] == "describe-3" and "broken3.wav" in by_place["10"]["cause"]
+    assert [line["bad_rows"] for line in lines if "loss" in line][-1] == len(REFUSED + BROKEN)
+
+
+def test_a_stage_that_begins_anew_lists_what_it_finds_now(corpus, tmp_path, damaged):
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, rows=damaged, trainer={"max_steps": 1})
+    run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    first = quarantined(tmp_path)
+    shutil.rmtree(tmp_path / "run" / "only")
+    run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    assert quarantined(tmp_path) == first and set(REFUSED) <= set(places(first))
+
+
+def test_rows_that_are_mostly_bad_stop_the_run_before_the_model_loads(corpus, tmp_path, damaged, no_model):
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, rows=damaged, data={"max_bad_fraction": 0.1})
+    told = (
+        r"stage only: 5 of 36 rows could not be used, .*max_bad_fraction=0\.1 .*quarantine\.jsonl .*damaged\.jsonl:\d: "
+    )
+    with pytest.raises(ValueError, match=told):
+        run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    assert places(quarantined(tmp_path)) == REFUSED
+
+
+@pytest.mark.parametrize("epochs", [False, True], ids=["after some recordings", "after an epoch"])
+def test_recordings_that_are_mostly_broken_stop_the_run(corpus, tmp_path, damaged, monkeypatch, epochs):
+    monkeypatch.setattr(bad_rows, "FIRST_LOOK", 1000 if epochs else 8)
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, rows=damaged, trainer={"max_steps": 30})
+    only["data"]["max_bad_fraction"] = 0.15  # 5 of 36 rows; of the 11 recordings that are left, 2 are broken
+    with pytest.raises(ValueError, match=r"stage only: \d of \d+ recordings heard could not be used"):
+        run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    assert set(BROKEN) & set(places(quarantined(tmp_path))) and not (tmp_path / "run" / "only").exists()
+
+
+def test_what_several_processes_meet_is_told_to_all_and_written_by_one(tmp_path, monkeypatch):
+    """Each meets rows of its own, and one that the other met as well."""
+    ranks = []
+    for rank in range(2):
+        ranks.append(bad_rows.BadRows(Quarantine(tmp_path / "quarantine.jsonl", "only", writes=rank == 0), 0.5))
+        ranks[-1].accelerator = types.SimpleNamespace(num_processes=2)
+        met = [bad_row("hearing", RowError(f"rows.jsonl:{number}", "", "broken")) for number in (7, 10 + rank)]
+        ranks[-1].add([{"problems": met, "num_recordings": 20}])
+    told = [(list(one.waiting.values()), one.heard, one.broken) for one in ranks]
+    monkeypatch.setattr(bad_rows, "gather_object", lambda mine: told)
+    assert [one.settle() for one in ranks] == [3, 3]
+    assert {(one.all_heard, one.all_broken) for one in ranks} == {(40, 4)}
+    written = [json.loads(line)["origin"] for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert sorted(written) == ["rows.jsonl:10", "rows.jsonl:11", "rows.jsonl:7"]
+
+
+# -------------------------------------------------------------------------------------------------------- too long
+
+
+def long_rows(corpus):
+    """The rows of three clips: the second has a question that is too long, the third (0.6 s longer) all of them."""
+    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()[:9]]
+    rows[4]["messages"][0]["content"][1]["text"] = "how many? " * 30
+    for one in rows[6:]:
+        one["messages"][0]["content"][1]["text"] += " what do you hear?" * 12
+    return [parse_row(one, origin=f"rows.jsonl:{line}", folder=corpus) for line, one in enumerate(rows, start=1)]
+
+
+def told(found):
+    return [int(one["origin"].rpartition(":")[2]) for one in found]
+
+
+def test_rows_that_are_too_long_are_left_out_and_named(corpus):
+    recordings = Recordings(long_rows(corpus), tiny().processor, limits=Limits(max_tokens=100))
+    bad = recordings.measure()
+    assert told(bad) == [5, 7, 8, 9] and [len(group) for group in recordings.groups] == [3, 2]
+    assert "tokens, and a row may have 100" in bad[0]["cause"]
+    assert all(sum(map(len, recordings[0, n].sequences)) <= 100 and not recordings[0, n].problems for n in range(2))
+
+
+def test_too_many_questions_of_a_clip_are_split_and_every_one_is_asked_once(corpus):
+    rows = long_rows(corpus)[:3]
+    rows = [replace(rows[n % 3], id=f"{n}", origin=f"rows.jsonl:{n}") for n in range(20)]
+    whole = Recordings(rows, tiny().processor)
+    whole.measure()
+    assert len(whole) == 1 and whole.num_tokens((0, 0)) > 150
+    for limits in (Limits(150, None, "split"), Limits(150, None, "drop")):
+        some = Recordings(rows, tiny().processor, limits=limits)
+        bad = some.measure()
+        examples = [some[0, number] for number in range(len(some))]
+        assert all(sum(map(len, example.sequences)) <= 150 for example in examples)
+        asked = [int(one) for example in examples for one in example.row_ids]
+        assert sorted([*asked, *told(bad)]) == list(range(20)) and len(some) == (1 if bad else len(examples)) and asked
+        assert bool(bad) == (limits.too_long == "drop")
+
+
+def test_a_row_that_is_refused_is_named_before_training(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(StageTrainer, "train", lambda *_, **__: pytest.fail("it was trained"))
+    data = {"too_long": "refuse", "max_tokens": 20}
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, data=data)
+    with pytest.raises(ValueError, match=r"train\.jsonl:1: takes \d+ tokens, and a row may have 20; shorten it"):
+        run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    with pytest.raises(ValueError, match=r"train\.jsonl:1: takes \d+ tokens, and a row may have 16; shorten it"):
+        del only["data"]["max_tokens"]  # then it is the language model's own limit
+        run_recipe(recipe_of(tmp_path / "own", corpus, {"only": only}, max_position_embeddings=16))
+
+
+def test_a_clip_longer_than_its_row_says_gives_no_loss_and_is_named(corpus):
+    """What the header or the row says was let in; what was decoded is not."""
+    write(corpus / "longer.wav", tone(440, 5.0), RATE)
+    rows = [json.loads(line.replace('"0.wav"', '"longer.wav"')) for line in (corpus / "train.jsonl").open()][:3]
+    rows = [parse_row(one, origin=f"rows.jsonl:{line}", folder=corpus) for line, one in enumerate(rows, start=1)]
+    recordings = Recordings(rows, tiny().processor, limits=Limits(positions=90, too_long="refuse"))
+    assert recordings.measure() == [] and len(recordings) == 1
+    example = recordings[0, 0]
+    assert told(example.problems) == [1, 2, 3] and {one["found"] for one in example.problems} == {"measuring"}
+    assert all((s.shift_labels == -100).all() and len(s) <= 90 for s in example.sequences)
+    assert [len(sound) for sound in example.sounds] == [recordings.silence]
+    assert recordings.num_tokens((0, 0)) > 50  # as the row told
+
+
+def test_what_was_left_out_for_its_length_is_in_the_quarantine(corpus, tmp_path):
+    rows = (corpus / "train.jsonl").read_text().splitlines()
+    rows[4] = rows[4].replace("how many?", "how many? " * 100)
+    (corpus / "longer.jsonl").write_text("\n".join(rows) + "\n")
+    only = stage(
+        corpus,
+        ["connector"],
+        {"language_modeling": 1},
+        rows="longer",
+        data={"train": [{"path": str(corpus / "longer.jsonl")}], "max_tokens": 100},
+    )
+    run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    assert places(quarantined(tmp_path)) == [("measuring", 5)]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["only"]["rows_left_out"] == 1
+
+
+# ------------------------------------------------------------------------------------------- rows that stay on disk
+
+
+def stream_recipe(folder, corpus, rows="train", **trainer):
+    """A stream and rows in memory; epochs of twelve recordings, so that eleven steps end in the fourth."""
+    only = long_stage(corpus, **trainer)
+    only["data"]["train"] = [
+        {"path": str(corpus / f"{rows}.jsonl"), "stream": True},
+        {"path": str(corpus / "eight.jsonl"), "weight": 0.5},
+    ]
+    only["data"]["num_samples"] = 12
+    return recipe_of(folder, corpus, {"only": only}, f"data={folder / 'data'}", connector=QFORMER | {"dropout": 0.2})
+
+
+@pytest.mark.parametrize("step", [1, 5, 9])
+def test_a_stream_goes_on_exactly_and_decodes_only_what_is_left(corpus, tmp_path, watch, monkeypatch, step):
+    whole = run_recipe(stream_recipe(tmp_path / "whole", corpus))
+    with pytest.raises(Killed):
+        watch(Kill(step))
+        run_recipe(stream_recipe(tmp_path / "stopped", corpus))
+    watch(TrainerCallback())
+    read = []
+    get = Mixture.__getitem__
+    monkeypatch.setattr(Mixture, "__getitem__", lambda mixed, number: read.append(number) or get(mixed, number))
+    assert_same_weights(run_recipe(stream_recipe(tmp_path / "stopped", corpus)), whole)
+    left = 11 - step // 2 * 2
+    assert 4 * left <= len(read) <= 4 * left + 4  # one batch more is fetched ahead
+
+
+def test_workers_change_nothing_in_a_stream(corpus, tmp_path):
+    whole, workers = (
+        run_recipe(stream_recipe(tmp_path / str(count), corpus, dataloader_num_workers=count)) for count in (0, 2)
+    )
+    assert_same_weights(workers, whole)
+
+
+def test_bad_rows_of_a_stream_are_listed_and_the_run_goes_on(corpus, tmp_path, damaged):
+    for _ in range(2):  # the second time the index is there already
+        run_recipe(stream_recipe(tmp_path, corpus, rows=damaged))
+        assert set(REFUSED) <= set(places(quarantined(tmp_path))) <= set(REFUSED + BROKEN)
+        shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.parametrize("block", [{"batch_tokens": 100}, {"cache_features": True}, {"too_long": "split"}])
+def test_what_needs_all_rows_is_refused_for_streams(corpus, tmp_path, block):
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, data=block)
+    only["data"]["train"][0]["stream"] = True
+    with pytest.raises(RecipeError, match=r"look at all rows before training"):
+        recipe_of(tmp_path, corpus, {"only": only})
 
 
 # ------------------------------------------------------------------------------------------------- what is not a number

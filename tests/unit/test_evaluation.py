@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from audiollm.conversation import AudioPart, Message, Row, TextPart
+from audiollm.conversation import AudioPart, Message, Row, RowError, TextPart
 from audiollm.data.sources import Problems
 from audiollm.evaluation import EvaluationResult, evaluate, write_results
 from audiollm.evaluation.metrics import LOWER_IS_BETTER
@@ -231,7 +231,7 @@ def test_the_json_holds_these_figures_and_no_others():
 
 def test_rows_that_were_left_out_are_told_with_the_scores():
     problems = Problems()
-    problems.add("rows.csv:7: question: is empty")
+    problems.add(RowError("rows.csv:7", "question", "is empty"))
     result = run(FakeListener(), [make_row("q", "dog")], problems=problems)
     assert result.to_json()["remarks"][0] == "rows left out: 1 problem:\n  rows.csv:7: question: is empty"
     with pytest.raises(ValueError, match=r"no row could be used; 1 problem:\n  rows.csv:7"):

@@ -223,7 +223,7 @@ def test_a_broken_clip_has_no_words(built):
     broken = AudioPart("no/such/file.wav", transcript="a dog", description="a dog")
     recordings = Recordings([row(broken)], built.processor)
     example = recordings[0, 0]
-    assert "no/such/file.wav" in example.problem
+    assert "no/such/file.wav" in example.problems[0]["cause"]
     for name in ("ctc", "contrastive"):
         stage = stage_model(built, **{name: {}})
         assert stage.counts(Collator(0, targets=[stage.objectives[name].targets])([example])).tolist() == [0]

@@ -2,9 +2,10 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from audiollm.data.sampling import POOL, BatchSampler
+from audiollm.data.sampling import POOL, BatchSampler, BudgetSampler
 
 LENGTHS = [1.0 + (number * 7919 % 101) / 10 for number in range(203)]
 
@@ -96,3 +97,89 @@ def test_a_batch_holds_clips_of_like_length_and_long_and_short_batches_alternate
     assert sum(spreads) / len(spreads) < alone / 4
     means = [sum(LENGTHS[n] for n in batch) / len(batch) for batch in found[:POOL]]
     assert means != sorted(means)
+
+
+# ------------------------------------------------------------------------------------------------ batches by tokens
+
+SIZES = [20 + (number * 6151 % 257) for number in range(203)]
+BUDGET = 600
+
+
+def planned(epoch=0, sizes=SIZES, budget=BUDGET, lengths=None, num_tokens=None, **options):
+    sampler = BudgetSampler(num_tokens or (lambda key: sizes[key[1]]), lengths or sizes, budget, **options)
+    sampler.set_epoch(epoch)
+    found = list(sampler)
+    assert len(found) == len(sampler)
+    return found
+
+
+def numbers(batches):
+    return [[number for _, number in batch] for batch in batches]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_batches_keep_the_budget_and_all_ranks_together_hear_everything_once(world_size):
+    ranks = [numbers(planned(rank=rank, world_size=world_size)) for rank in range(world_size)]
+    assert len({len(rank) for rank in ranks}) == 1
+    assert heard(batch for rank in ranks for batch in rank) == Counter(range(len(SIZES)))
+    for step in zip(*ranks, strict=True):
+        totals = [sum(SIZES[number] for number in batch) for batch in step]
+        assert max(totals) <= BUDGET and all(totals)
+
+
+def test_the_budget_is_used_and_ranks_are_balanced():
+    sizes = [20 + (number * 6151 % 257) for number in range(2000)]
+    ranks = [numbers(planned(sizes=sizes, budget=2000, rank=rank, world_size=4)) for rank in range(4)]
+    totals = [[sum(sizes[number] for number in batch) for batch in step] for step in zip(*ranks, strict=True)]
+    assert sum(map(sum, totals)) / (len(totals) * 4 * 2000) > 0.9
+    assert sum(map(sum, totals)) / sum(4 * max(step) for step in totals) > 0.97
+
+
+def test_what_is_larger_than_the_budget_is_a_batch_of_its_own():
+    sizes = [*SIZES, BUDGET + 1, 5 * BUDGET]
+    found = numbers(planned(sizes=sizes))
+    assert [len(SIZES)] in found and [len(SIZES) + 1] in found
+    assert all(len(batch) == 1 or sum(sizes[number] for number in batch) <= BUDGET for batch in found)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_every_rank_has_a_batch_even_where_there_are_fewer_recordings(count):
+    ranks = [numbers(planned(sizes=SIZES[:count], rank=rank, world_size=4)) for rank in range(4)]
+    assert {len(rank) for rank in ranks} == {1}
+    assert set(heard(batch for rank in ranks for batch in rank)) == set(range(count))
+
+
+def test_the_order_by_tokens_is_that_of_the_seed_and_the_epoch():
+    assert planned(epoch=2, seed=5) == planned(epoch=2, seed=5)
+    assert numbers(planned(epoch=2, seed=5)) != numbers(planned(epoch=3, seed=5))
+    assert planned(epoch=2, seed=5) != planned(epoch=2, seed=6)
+
+
+def test_epochs_of_one_length_are_cut_from_passes_that_hear_everything_once():
+    """Other questions in each pass take other room, so passes differ in their batches, and nothing may be lost."""
+    sampler = BudgetSampler(lambda key: 20 + ((key[0] * 31 + key[1]) * 6151 % 257), SIZES, BUDGET)
+    lengths = {sampler.count(number) for number in range(6)}
+    assert len(lengths) > 1  # or the test shows nothing
+    heard_in = Counter()
+    for epoch in range(6):
+        sampler.set_epoch(epoch)
+        found = list(sampler)
+        assert len(found) == len(sampler)
+        heard_in.update(key for batch in found for key in batch)
+    whole = [number for number in range(6) if all((number, one) in heard_in for one in range(len(SIZES)))]
+    assert whole[:5] == list(range(5)) and set(heard_in.values()) == {1}
+
+
+def test_weights_count_in_batches_by_tokens_too():
+    counts = heard(numbers(planned(sources=[(100, 2.0), (80, 0.5), (23, 1.0)])))
+    assert {counts[number] for number in range(100)} == {2} and {counts[number] for number in range(180, 203)} == {1}
+    assert sum(counts[number] for number in range(100, 180)) == 40
+
+
+def test_a_lognormal_mix_of_lengths_leaves_little_padding():
+    draw = np.random.default_rng(0)
+    seconds = np.clip(draw.lognormal(np.log(8), 0.5, 5000), 2, 28).tolist()
+    sizes = [round(25 * length) + 40 for length in seconds]
+    found = numbers(planned(sizes=sizes, lengths=seconds, budget=8000))
+    slots = sum(len(batch) * max(seconds[number] for number in batch) for batch in found)
+    assert 1 - sum(seconds) / slots < 0.08

@@ -1,0 +1,347 @@
+"""Rows that stay on disk: an index of where the rows of each recording are, and an order that needs no memory.
+
+    FOLDER/index/HASH.json      the files, their blocks, the rows that were refused
+    FOLDER/index/HASH.bin       for each recording: file, place, line, rows, seconds (28 bytes)
+
+The index is made once, by reading every row; then the rows of a recording are read where they are needed, in whichever
+worker. Neighbouring rows about one recording are brought together. JSONL is shuffled as a whole; Parquet by row groups,
+whose order is shuffled and within which rows are, since a row group is read at once.
+Not here: what a row means (sources.py, conversation.py), batches (sampling.py).
+"""
+
+import hashlib
+import json
+import os
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate, chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow
+from filelock import FileLock
+from pyarrow import parquet
+
+from audiollm.conversation import Row, RowError, parse_row
+from audiollm.data.dataset import Sound, with_sound
+from audiollm.data.formats import Raw, converter, detect_all
+from audiollm.data.sources import (
+    DETECT_ROWS,
+    Problems,
+    features_of,
+    id_of,
+    line_of,
+    missing_file,
+    paths_of,
+    with_class_names,
+)
+
+ENTRY = np.dtype([("file", "u4"), ("place", "u8"), ("line", "u8"), ("rows", "u4"), ("seconds", "f4")])
+VERSION = 1  # to be raised when another index would be made of the same files
+WAITING = 10_000  # entries that are kept in memory while an index is made
+
+
+class Found(NamedTuple):
+    """A row in a file: its byte (JSONL) or row (Parquet), its line, its block, and what it holds."""
+
+    place: int
+    line: int
+    block: int
+    raw: Raw | RowError
+
+
+class Content(NamedTuple):
+    """What an index says beside its entries."""
+
+    formats: list[str]  # of each file
+    blocks: list[int]  # recordings of each block
+    num_rows: int
+    refused: list[tuple[str, str, str, str | None]]
+
+
+class Stream:
+    """The recordings of JSONL or Parquet files: each a list of its neighbouring rows, read when it is asked for."""
+
+    def __init__(
+        self, files: Sequence[Path], content: Content, entries: Any, tasks: Sequence[str] | None, audio: Sound
+    ) -> None:
+        self.files = files
+        self.content = content
+        self.blocks = tuple(content.blocks)
+        self.entries = entries
+        self.tasks = tasks
+        self.audio = audio
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, number: int, /) -> list[Row]:
+        file, place, line, count, _ = self.entries[number].item()
+        path = self.files[file]
+        found = islice(READERS[path.suffix](path, place, line), count)
+        rows = [row for one in found if isinstance(row := parsed(path, one, self.content.formats[file]), Row)]
+        if not rows:
+            raise ValueError(f"{path} was changed while it was read; give the same command again when it is as it was")
+        rows = [row for row in rows if row.group_key == rows[0].group_key and is_chosen(row, self.tasks)]
+        return with_sound(rows, self.audio)
+
+    def seconds(self, number: int) -> float:
+        """Length of a recording, where its rows tell it."""
+        return float(self.entries["seconds"][number])
+
+    def number_at(self, position: int, seed: str) -> tuple[int, int]:
+        """(epoch, number) of the recording that comes at a position: each once, then in another order again."""
+        return number_at(self.blocks, position, seed)
+
+
+class Loaded:
+    """Recordings whose rows are in memory, beside streams in one mixture."""
+
+    def __init__(self, groups: Sequence[list[Row]]) -> None:
+        self.groups = groups
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, number: int, /) -> list[Row]:
+        return self.groups[number]
+
+    def seconds(self, number: int) -> float:
+        """Length of a recording, where its rows tell it."""
+        return sum(clip.duration or 0.0 for clip in self.groups[number][0].clips)
+
+    def number_at(self, position: int, seed: str) -> tuple[int, int]:
+        """As of a stream."""
+        return number_at((len(self),), position, seed)
+
+
+def number_at(blocks: tuple[int, ...], position: int, seed: str) -> tuple[int, int]:
+    """(epoch, number) at a position of an endless order of blocks of so many recordings."""
+    epoch, rest = divmod(position, sum(blocks))
+    order, ends, starts = block_order(blocks, f"{seed}/{epoch}")
+    index = bisect_right(ends, rest)
+    block, size = order[index], blocks[order[index]]
+    return epoch, starts[block] + permuted(rest - ends[index] + size, size, f"{seed}/{epoch}/{block}")
+
+
+def open_stream(
+    path: str,
+    folder: Path,
+    *,
+    format: str | None = None,
+    tasks: Sequence[str] | None = None,
+    limit: int | None = None,
+    audio: Sound = "sound",
+) -> tuple[Stream, Problems]:
+    """The recordings of files, and the rows that were refused; ValueError for files of other kinds, or without rows."""
+    files = paths_of(os.path.expanduser(path))
+    for file in files:
+        if file.suffix not in READERS:
+            raise ValueError(f"{file} cannot be read row by row; `stream: true` is for {', '.join(READERS)}")
+    known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    identity = [VERSION, known, format, tasks, limit, audio == "sound"]
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    about, entries = folder / "index" / f"{name}.json", folder / "index" / f"{name}.bin"
+    about.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(about.with_suffix(".lock")):  # one process makes it
+        if not about.is_file():
+            with entries.open("wb") as out:
+                content = index(files, out, format, tasks, limit, audio == "sound")
+            partial = about.with_suffix(".partial")
+            partial.write_text(json.dumps(content))
+            partial.replace(about)
+    content = Content(*json.loads(about.read_text()))
+    problems = Problems()
+    for refused in content.refused:
+        problems.add(RowError(*refused))
+    if not sum(content.blocks):
+        raise ValueError(f"{path} has no rows to train on; {problems.summary()}")
+    return Stream(files, content, np.memmap(entries, ENTRY, "r"), tasks, audio), problems
+
+
+def index(
+    files: Sequence[Path], out: Any, format: str | None, tasks: Sequence[str] | None, limit: int | None, listens: bool
+) -> Content:
+    """Read every row once, and write where the neighbouring rows of each recording are."""
+    content = Content([], [], 0, [])
+    entries: list[list[Any]] = []
+    num_rows, checked = 0, dict[str, bool]()
+    block: Any = None
+    for number, path in enumerate(files):
+        found = READERS[path.suffix](path, 0, 1)
+        first = list(islice(found, DETECT_ROWS))
+        content.formats.append(format or format_of(path, first))
+        last, begun = None, 0
+        for ordinal, one in enumerate(chain(first, found)):
+            row = parsed(path, one, content.formats[-1])
+            if isinstance(row, Row) and listens:
+                row = missing_file(row, checked) or row
+            if isinstance(row, RowError):
+                content.refused.append((row.origin, row.field, row.cause, row.row_id))
+                continue
+            if not is_chosen(row, tasks):
+                continue
+            if num_rows == limit:
+                break
+            num_rows += 1
+            where = "lines" if path.suffix == ".jsonl" else (number, one.block)
+            if row.group_key == last and where == block:
+                entries[-1][3] = ordinal - begun + 1
+                continue
+            if where != block:
+                content.blocks.append(0)
+            content.blocks[-1] += 1
+            last, block, begun = row.group_key, where, ordinal
+            if len(entries) == WAITING:
+                np.array([tuple(entry) for entry in entries], ENTRY).tofile(out)
+                entries, checked = [], {}
+            entries.append([number, one.place, one.line, 1, sum(clip.duration or 0.0 for clip in row.clips)])
+    np.array([tuple(entry) for entry in entries], ENTRY).tofile(out)
+    return content._replace(num_rows=num_rows)
+
+
+def parsed(path: Path, found: Found, format: str) -> Row | RowError:
+    """A row, or why it is none."""
+    place = f"{path}:{found.line}"
+    if isinstance(found.raw, RowError):
+        return found.raw.at(place)
+    try:
+        return parse_row(converter(format)(found.raw), origin=place, folder=path.parent)
+    except RowError as error:
+        return error.at(place, id_of(found.raw))
+
+
+def is_chosen(row: Row, tasks: Sequence[str] | None) -> bool:
+    """Whether it is of one of the tasks."""
+    return tasks is None or row.task in tasks
+
+
+def format_of(path: Path, found: Sequence[Found]) -> str:
+    """The format of a file, by its first rows."""
+    raws = [one.raw for one in found if not isinstance(one.raw, RowError)]
+    try:
+        return detect_all(raws) if raws else "rows"
+    except RowError as error:
+        raise error.at(str(path)) from None
+
+
+def read_lines(path: Path, place: int, line: int) -> Iterator[Found]:
+    """Rows of a JSONL file from a byte on; every line counts, and empty ones are no rows."""
+    with path.open("rb") as file:
+        file.seek(place)
+        for number, content in enumerate(file, start=line):
+            if not content.isspace():
+                yield Found(place, number, 0, line_of(f"{path}:{number}", content))
+            place += len(content)
+
+
+def read_row_groups(path: Path, place: int, line: int) -> Iterator[Found]:
+    """Rows of a Parquet file from a row on; a row group is a block."""
+    modified = path.stat().st_mtime_ns
+    ends = row_group_ends(path, modified)
+    for group in range(bisect_right(ends, place), len(ends)):
+        table, features = row_group(path, modified, group)
+        start = ends[group] - len(table)
+        batches = (batch.to_pylist() for batch in table.slice(max(place - start, 0)).to_batches(8))
+        for _, raw in with_class_names(str(path), batches, features):
+            yield Found(place, line, group, raw)
+            place, line = place + 1, line + 1
+
+
+READERS: dict[str, Callable[[Path, int, int], Iterator[Found]]] = {".jsonl": read_lines, ".parquet": read_row_groups}
+
+
+@lru_cache(maxsize=64)
+def row_group_ends(path: Path, modified: int) -> list[int]:
+    """The row at which each row group of a Parquet file ends."""
+    about = parquet.read_metadata(path)
+    return list(accumulate(about.row_group(group).num_rows for group in range(about.num_row_groups)))
+
+
+@lru_cache(maxsize=2)
+def row_group(path: Path, modified: int, group: int) -> tuple[pyarrow.Table, Any]:
+    """The rows of a row group as they are stored, and what is known about their columns."""
+    with parquet.ParquetFile(path) as file:
+        return file.read_row_group(group), features_of(file.schema_arrow)
+
+
+@lru_cache(maxsize=8)
+def block_order(sizes: tuple[int, ...], seed: str) -> tuple[list[int], list[int], list[int]]:
+    """Blocks in random order, where each ends in that order, and where each starts in the file."""
+    order = list(range(len(sizes)))
+    random.Random(seed).shuffle(order)
+    return order, list(accumulate(sizes[block] for block in order)), [0, *accumulate(sizes)]
+
+
+def permuted(number: int, size: int, seed: str) -> int:
+    """Where a permutation of range(size) takes a number: a Feistel network, walked until it is within the range."""
+    half = max((size - 1).bit_length() + 1, 2) // 2
+    mask = (1 << half) - 1
+    keys = round_keys(seed)
+    while True:
+        left, right = number >> half, number & mask
+        for key in keys:
+            mixed = (right ^ key) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+            mixed = (mixed ^ mixed >> 29) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+            left, right = right, left ^ (mixed >> 32 & mask)
+        number = left << half | right
+        if number < size:
+            return number
+
+
+@lru_cache(maxsize=64)
+def round_keys(seed: str) -> tuple[int, ...]:
+    """The keys of a permutation's rounds."""
+    rng = random.Random(seed)
+    return tuple(rng.getrandbits(64) for _ in range(6))
+
+
+class Mixture:
+    """Several sequences of recordings as one, heard by their weights; an order that is told position by position."""
+
+    def __init__(self, parts: Sequence[Stream | Loaded], weights: Sequence[float], seed: int) -> None:
+        self.parts = parts
+        self.seed = seed
+        self.starts = [0, *accumulate(map(len, parts))]
+        wanted = [len(part) * weight for part, weight in zip(parts, weights, strict=True)]
+        self.period = [max(round(PERIOD * share / sum(wanted)), 1) for share in wanted]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, number: int, /) -> list[Row]:
+        part = bisect_right(self.starts, number) - 1
+        return self.parts[part][number - self.starts[part]]
+
+    def seconds(self, number: int) -> float:
+        """Length of a recording, where its rows tell it."""
+        part = bisect_right(self.starts, number) - 1
+        return self.parts[part].seconds(number - self.starts[part])
+
+    def key_at(self, position: int) -> tuple[int, int]:
+        """(epoch of its source, number) of the recording that comes at a position of the endless order."""
+        turn, rest = divmod(position, sum(self.period))
+        part, earlier = turns(tuple(self.period), f"{self.seed}/{turn}")[rest]
+        heard = turn * self.period[part] + earlier
+        epoch, number = self.parts[part].number_at(heard, f"{self.seed}/{part}")
+        return epoch, self.starts[part] + number
+
+
+PERIOD = 1000
+"""Positions after which every source had its share."""
+
+
+@lru_cache(maxsize=64)
+def turns(period: tuple[int, ...], seed: str) -> list[tuple[int, int]]:
+    """The order in which sources come within a period: (source, how often it came before)."""
+    order = [part for part, count in enumerate(period) for _ in range(count)]
+    random.Random(seed).shuffle(order)
+    came = [0] * len(period)
+    found = []
+    for part in order:
+        found.append((part, came[part]))
+        came[part] += 1
+    return found
