@@ -26,7 +26,7 @@ quickstart: $(VENV)/.demo
 	@echo "make quickstart took $(SO_FAR), its set-up included"
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser and not gpu" -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser and not gpu and not distributed" -n 2 $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -306,7 +306,7 @@ def test_stages_that_stood_on_a_stage_are_trained_again_with_it(corpus, tmp_path
     original = stages.train_stage
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            stages, "train_stage", lambda r, name, *a, **k: (trained.append(name), original(r, name, *a, **k))
+            stages, "train_stage", lambda r, name, *a, **k: trained.append(name) or original(r, name, *a, **k)
         )
         run_recipe(recipe)
     assert trained == ["align", "instruct"]
