@@ -49,5 +49,5 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) -e ".[demo,quant,dev]"
+	$(INSTALL) -e ".[demo,quant,deepspeed,dev]"
 	@touch $@ $(VENV)/.demo

@@ -91,6 +91,8 @@ def train(
     from audiollm.recipe import load_recipe, require_files, require_stage
     from audiollm.resources import deepspeed_file
 
+    if os.environ.get("RANK", "0") != "0":
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the first process speaks for all
     loaded = load_recipe(recipe, overrides or [])
     if deepspeed and importlib.util.find_spec("deepspeed") is None:
         raise ImportError("--deepspeed needs DeepSpeed: pip install 'audiollm[deepspeed]'")

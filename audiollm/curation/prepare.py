@@ -39,12 +39,12 @@ class Converted:
 def prepare_all(steps: Mapping[str, tuple[str | Path, Mapping[str, Any]]]) -> float:
     """Make what is not there yet: converter -> (folder, options). Returns the seconds that it takes or once took.
 
-    Of several processes on a machine (torchrun), the first one makes it and the others wait.
+    Of several processes (torchrun), the first one makes it and the others wait.
     """
     seconds = 0.0
     for name, (out, options) in steps.items():
         given = {key: value for key, value in options.items() if key != "out"}
-        if int(os.environ.get("LOCAL_RANK", 0)):
+        if int(os.environ.get("RANK", 0)):
             seconds += _wait_for(name, Path(out), given)
         else:
             seconds += prepare(name, out, given)

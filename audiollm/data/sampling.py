@@ -18,6 +18,7 @@ POOL = 16
 class BatchSampler:
     """Batches of keys for one rank; every rank has the same number of batches.
 
+    What an optimizer step hears depends on the recordings a step, and not on the ranks and micro-batches that share it.
     `sources` holds (number of recordings, weight) in the order of the dataset: with weight 2 each recording of the
     source is heard twice an epoch, with 0.5 half of them, others in each epoch.
     """
@@ -31,10 +32,12 @@ class BatchSampler:
         sources: Sequence[tuple[int, float]] | None = None,
         rank: int = 0,
         world_size: int = 1,
+        accumulation: int = 1,
         shuffle: bool = True,
     ) -> None:
         self.lengths = lengths
-        self.batch_size = batch_size
+        self.together = batch_size * world_size  # recordings that all ranks hear at once
+        self.per_step = self.together * accumulation
         self.seed = seed
         self.sources = sources or [(len(lengths), 1.0)]
         self.rank, self.world_size = rank, world_size
@@ -49,30 +52,31 @@ class BatchSampler:
 
     def __len__(self) -> int:
         total = sum(share(count, weight) for count, weight in self.sources)
-        return math.ceil(total / (self.batch_size * self.world_size))
+        return math.ceil(total / self.per_step) * (self.per_step // self.together)
 
     def __iter__(self) -> Iterator[list[Key]]:
         chosen = self.chosen()
-        per_step = self.batch_size * self.world_size
         if self.shuffle:
-            missing = -len(chosen) % per_step  # the last batch is filled from the front
+            missing = -len(chosen) % self.per_step  # the last step is filled from the front
             chosen += [chosen[i % len(chosen)] for i in range(missing)]
-        for start in self.starts(chosen, per_step):
-            step = chosen[start : start + per_step]
-            yield [(self.epoch, number) for number in step[self.rank :: self.world_size]]
+        for start in self.starts(len(chosen)):
+            step = chosen[start : start + self.per_step]
+            for first in range(0, len(step), self.together):
+                batch = step[first : first + self.together]
+                yield [(self.epoch, number) for number in batch[self.rank :: self.world_size]]
 
     def chosen(self) -> list[int]:
         """The recordings of this epoch: shuffled, then sorted by length inside pools of some batches."""
         if not self.shuffle:
             return list(range(len(self.lengths)))
         numbers = draw(self.sources, self.seed, self.epoch)
-        pool = POOL * self.batch_size * self.world_size
+        pool = POOL * self.per_step
         pools = (numbers[start : start + pool] for start in range(0, len(numbers), pool))
         return [number for part in pools for number in sorted(part, key=lambda n: self.lengths[n])]
 
-    def starts(self, chosen: Sequence[int], per_step: int) -> list[int]:
-        """Where each batch begins, in random order, so that long and short ones alternate."""
-        starts = list(range(0, len(chosen), per_step))
+    def starts(self, count: int) -> list[int]:
+        """Where each step begins, in random order, so that long and short ones alternate."""
+        starts = list(range(0, count, self.per_step))
         if self.shuffle:
             random.Random(f"{self.seed}/{self.epoch}/batches").shuffle(starts)
         return starts
@@ -190,7 +194,7 @@ class StreamSampler:
     """Batches of keys for one rank out of an endless order, of which an epoch is the next `num_samples` recordings.
 
     `key_at` tells the key at a position, so that nothing is kept in memory and any step is found at once. Positions are
-    dealt step by step: what a step hears depends on the recordings a step, and not on the ranks that share them.
+    dealt step by step: what a step hears depends on the recordings a step, and not on what shares them.
     """
 
     def __init__(
@@ -203,10 +207,12 @@ class StreamSampler:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        accumulation: int = 1,
     ) -> None:
         self.key_at = key_at
         self.seconds = seconds
-        self.per_step = batch_size * world_size
+        self.together = batch_size * world_size  # recordings that all ranks hear at once
+        self.per_step = self.together * accumulation
         self.num_samples = num_samples
         self.seed = seed
         self.rank, self.world_size = rank, world_size
@@ -217,15 +223,21 @@ class StreamSampler:
         self.epoch = epoch
 
     def __len__(self) -> int:
+        return self.num_steps * (self.per_step // self.together)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of an epoch."""
         return math.ceil(self.num_samples / self.per_step)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        number, steps, size = -1, [], min(POOL, len(self))
-        for step in range(self.epoch * len(self), (self.epoch + 1) * len(self)):
+        number, steps, size = -1, [], min(POOL, self.num_steps)
+        for step in range(self.epoch * self.num_steps, (self.epoch + 1) * self.num_steps):
             if step // size != number:
                 number = step // size
                 steps = self.pool(number, size)
-            yield steps[step % size][self.rank :: self.world_size]
+            for first in range(0, self.per_step, self.together):
+                yield steps[step % size][first : first + self.together][self.rank :: self.world_size]
 
     def pool(self, number: int, size: int) -> list[list[Key]]:
         """The steps of a pool, in each of which recordings are of like length; none comes twice in a step."""

@@ -215,8 +215,11 @@ def planned_steps(stage: StageSettings, recordings: Recordings, sources: list[tu
     if stage.trainer.get("max_steps", -1) > 0:
         return int(stage.trainer["max_steps"])
     size = stage.trainer.get("per_device_train_batch_size", 8)
-    sampler = train_sampler(recordings, sources, size, stage.data.batch_tokens, stage.data.num_samples)
-    steps = math.ceil(len(sampler) / stage.trainer.get("gradient_accumulation_steps", 1))
+    accumulation = stage.trainer.get("gradient_accumulation_steps", 1)
+    sampler = train_sampler(
+        recordings, sources, size, stage.data.batch_tokens, stage.data.num_samples, accumulation=accumulation
+    )
+    steps = math.ceil(len(sampler) / accumulation)
     return math.ceil(steps * stage.trainer.get("num_train_epochs", 3))
 
 

@@ -3,6 +3,8 @@
 import signal
 from typing import Any
 
+import torch
+from torch import distributed
 from transformers import TrainerCallback
 
 
@@ -32,7 +34,11 @@ class StopOnSignal(TrainerCallback):
         print("stopping after this step ...", flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save, and go no further."""
+        """Save, and go no further; a signal to one of several processes stops them all."""
+        if distributed.is_available() and distributed.is_initialized():
+            asked = torch.tensor(int(self.asked), device=args.device)
+            distributed.all_reduce(asked, op=distributed.ReduceOp.MAX)
+            self.asked = bool(asked)
         if self.asked:
             control.should_save = control.should_training_stop = True
 

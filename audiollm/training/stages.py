@@ -132,17 +132,24 @@ class RunFolder:
         """Whether a stage is done; ValueError if it was done or begun with other settings than are asked for now."""
         begun = self.work(stage) / "settings.json"
         if stage in self.stages and (self.path / stage).is_dir():
-            refuse_changes(f"stage {stage} was done", self.stages[stage]["settings"], settings, self.path / stage)
+            before = self.stages[stage]["settings"]
+            of_ranks = () if before["ranks"] == settings["ranks"] else ("a step",)  # done elsewhere, it is done
+            refuse_changes(
+                f"stage {stage} was done", before, settings, self.path / stage, but=("ranks", "engine", *of_ranks)
+            )
             return True
         if begun.is_file() and any(begun.parent.glob(f"{PREFIX}*")):
-            refuse_changes(f"stage {stage} was begun", json.loads(begun.read_text()), settings, begun.parent)
+            before = json.loads(begun.read_text())
+            refuse_changes(f"stage {stage} was begun", before, settings, begun.parent, but=("ranks",))
         return False
 
 
-def refuse_changes(what: str, before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """ValueError that names the first of the settings that are not what they were."""
+def refuse_changes(
+    what: str, before: Mapping[str, Any], now: Mapping[str, Any], folder: Path, *, but: Collection[str] = ()
+) -> None:
+    """ValueError that names the first of the settings that are not what they were, `but` some."""
     old, new = flatten(before), flatten(now)
-    changed = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+    changed = [key for key in (old.keys() | new.keys()) - set(but) if old.get(key) != new.get(key)]
     changed.sort(key=lambda key: (key.startswith("rows."), key))  # another path also has other rows
     if changed:
         key = changed[0]
@@ -187,7 +194,8 @@ def run_recipe(
     if others:
         raise ValueError(f"{run.path} holds the stage {others[0]} of another recipe; use another `output=`")
     wanted = names if stage is None else [stage]
-    todo = stages_to_do(recipe, run, wanted)
+    sharding = Sharding(deepspeed, fsdp)
+    todo = stages_to_do(recipe, run, wanted, sharding)
     for entry in recipe.evaluate:
         if entry.tasks is not None:
             of_tasks(read_rows(entry.path, None, False)[0], entry.tasks, entry.path)
@@ -209,7 +217,6 @@ def run_recipe(
             if built is None:
                 built = start_model(recipe, run, before)
                 prepare_attention(built.model.model.language_model, recipe.model.attn_implementation)
-            sharding = Sharding(deepspeed, fsdp)
             built = train_stage(recipe, name, built, data[name], run, sounds, started, sharding, sample=sample)
             started = time.perf_counter()
     return run.path / wanted[-1]
@@ -225,23 +232,36 @@ def require_libraries(recipe: Recipe) -> None:
             require_bitsandbytes(f"trainer.optim={optimizer}")
 
 
-def stages_to_do(recipe: Recipe, run: RunFolder, wanted: list[str]) -> list[str]:
+def stages_to_do(recipe: Recipe, run: RunFolder, wanted: list[str], sharding: Sharding) -> list[str]:
     """The first stage that is not done, and all after it: they stand on it."""
     for index, name in enumerate(wanted):
-        if not run.is_finished(name, stage_settings(recipe, name)):
+        if not run.is_finished(name, stage_settings(recipe, name, sharding)):
             return wanted[index:]
     return []
 
 
-def stage_settings(recipe: Recipe, name: str) -> dict[str, Any]:
-    """Everything that a stage's result depends on, as plain JSON."""
+def stage_settings(recipe: Recipe, name: str, sharding: Sharding) -> dict[str, Any]:
+    """Everything that a stage's result depends on, as plain JSON; and on what it trains.
+
+    What a step hears may be shared by other ranks and micro-batches than before: the result is the same.
+    """
     whole = recipe.model_dump(mode="json")
+    trainer = whole["stages"][name]["trainer"]
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    size, times = trainer.pop("per_device_train_batch_size", 8), trainer.pop("gradient_accumulation_steps", 1)
+    budget = recipe.stages[name].data.batch_tokens
+    a_step = f"{ranks} x {times} micro-batches of tokens" if budget else f"{ranks * size * times} recordings"
+    engine = f"DeepSpeed {Path(sharding.deepspeed).stem} on {ranks} ranks" if sharding.deepspeed else "any other"
     data = recipe.stages[name].data
     paths = [source.path for source in [*data.train, *data.validation]]
     if recipe.model.llm is not None and recipe.model.llm.tokenizer is not None:
         paths.append(recipe.model.llm.tokenizer.train_on)
     rows = {path: rows_fingerprint(path) for path in paths}
-    return {"seed": whole["seed"], "model": whole["model"], "stage": whole["stages"][name], "rows": rows}
+    stage = whole["stages"][name]
+    return {
+        "seed": whole["seed"], "model": whole["model"], "stage": stage, "rows": rows,
+        "a step": a_step, "engine": engine, "ranks": ranks,
+    }  # fmt: skip
 
 
 rows_fingerprint = lru_cache(fingerprint)
@@ -332,7 +352,7 @@ def train_stage(
     work = run.work(name)
     interrupted = run.is_begun(name)
     if is_main():
-        run.begin(name, stage_settings(recipe, name))
+        run.begin(name, stage_settings(recipe, name, sharding))
     encoder: Any = built.model.model.audio_tower
     store = open_store(recipe, encoder) if stage.data.cache_features else None
     trainer = build_trainer(recipe, name, built, objectives, data, run, sounds, sharding, store)
@@ -342,7 +362,7 @@ def train_stage(
     run_trainer(trainer, name, work, started, interrupted)
     built.model.trained_parts = trainer.trained
     built.model.eval()
-    finish_stage(recipe, name, built, trainer, run)
+    finish_stage(recipe, name, built, trainer, run, sharding)
     if trainer.is_sharded:  # nobody takes a model out of DeepSpeed's hands, or FSDP2's
         unset_hf_deepspeed_config()
         built = load_built(run.path / name, recipe.in_bfloat16)
@@ -379,7 +399,9 @@ def run_trainer(trainer: StageTrainer, name: str, work: Path, started: float, in
         raise ValueError(f"stage {name}: no recording could be used, so nothing was learned{first}")
 
 
-def finish_stage(recipe: Recipe, name: str, built: Built, trainer: StageTrainer, run: RunFolder) -> None:
+def finish_stage(
+    recipe: Recipe, name: str, built: Built, trainer: StageTrainer, run: RunFolder, sharding: Sharding
+) -> None:
     """Write the stage's checkpoint, and note it as done; for all ranks."""
     best = trainer.best if trainer.is_sharded else None
     state, heads = ({}, {}) if best else trainer.whole_state()
@@ -398,7 +420,7 @@ def finish_stage(recipe: Recipe, name: str, built: Built, trainer: StageTrainer,
                     state=state,
                 )
         names = list(recipe.stages)
-        record = record_of(recipe, name, trainer)
+        record = record_of(recipe, name, trainer, sharding)
         run.finish(name, record, later=names[names.index(name) + 1 :])
     trainer.accelerator.wait_for_everyone()
 
@@ -554,6 +576,8 @@ def training_arguments(
         defaults["save_steps"] = defaults["eval_steps"]
         ours |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
         ours["save_strategy"] = strategy  # the best one must have been saved
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where it is installed, would wonder
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "logs" / name)
     return TrainingArguments(**{**defaults, **given, **ours})
 
@@ -573,11 +597,11 @@ def seconds_before(resume_point: str | None) -> float:
     return max((entry.get("seconds", 0.0) for entry in history), default=0.0)
 
 
-def record_of(recipe: Recipe, name: str, trainer: StageTrainer) -> dict[str, Any]:
+def record_of(recipe: Recipe, name: str, trainer: StageTrainer, sharding: Sharding) -> dict[str, Any]:
     """What run.json keeps of a stage."""
     history, bad_rows = trainer.state.log_history, trainer.bad_rows.quarantine.rows
     return {
-        "settings": stage_settings(recipe, name),
+        "settings": stage_settings(recipe, name, sharding),
         "seconds": round(time.perf_counter() - trainer.started, 1),
         "steps": trainer.state.global_step,
         "loss": [(entry["step"], entry["loss"]) for entry in history if "loss" in entry],

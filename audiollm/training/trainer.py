@@ -153,6 +153,7 @@ class StageTrainer(Trainer):
             seed=self.args.seed,
             rank=self.args.process_index,
             world_size=self.args.world_size,
+            accumulation=self.args.gradient_accumulation_steps,
         )
         return self.loader(self.recordings, sampler)
 
@@ -176,13 +177,14 @@ class StageTrainer(Trainer):
         """The micro-batches of one step, and each objective's count over all of them and all ranks: [K] float."""
         if self.state.global_step >= self.state.max_steps:  # killed after its last step: there is none to go on with
             return [], torch.zeros(len(self.stage_model.objectives), device=device)
+        asked = time.perf_counter()
         batches = list(islice(epoch_iterator, num_batches))
+        self.throughput.add(batches, time.perf_counter() - asked)
         self.rates = {f"lr_{group['part']}": group["lr"] for group in self.optimizer.param_groups}
         return batches, self.count_items(batches, device)
 
     def count_items(self, batches: list[Any], device: torch.device) -> Tensor:
         """Each objective's items [K] over the micro-batches of all ranks."""
-        self.throughput.add(batches)
         self.bad_rows.add(batches)
         counts = torch.stack([self.stage_model.counts(batch) for batch in batches]).sum(0).to(device)
         if self.args.world_size > 1:
@@ -240,7 +242,7 @@ class StageTrainer(Trainer):
                 logs |= {name: self.mean_over_steps(value) for name, value in self.values.items()}
             self.values.clear()
             logs |= self.rates
-            logs |= self.throughput.take()
+            logs |= self.throughput.take(self.accelerator)
         super().log(logs, start_time)
 
     def mean_over_steps(self, value: Tensor) -> float:
@@ -373,8 +375,10 @@ def train_sampler(
     seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    accumulation: int = 1,
 ) -> Sampler:
     """Batches of so many tokens, for recordings that were measured, or else of so many recordings."""
+    shared: Any = {"seed": seed, "rank": rank, "world_size": world_size}
     mixture = recordings.groups
     if isinstance(mixture, Mixture):
         return StreamSampler(
@@ -382,19 +386,10 @@ def train_sampler(
             mixture.seconds if group_by_length else lambda _: 0.0,
             batch_size,
             num_samples or len(mixture),
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
+            accumulation=accumulation,
+            **shared,
         )
     lengths = [recordings.seconds(number) if group_by_length else 0.0 for number in range(len(recordings))]
     if batch_tokens:
-        return BudgetSampler(
-            recordings.num_tokens,
-            lengths,
-            batch_tokens,
-            seed=seed,
-            sources=sources,
-            rank=rank,
-            world_size=world_size,
-        )
-    return BatchSampler(lengths, batch_size, seed=seed, sources=sources, rank=rank, world_size=world_size)
+        return BudgetSampler(recordings.num_tokens, lengths, batch_tokens, sources=sources, **shared)
+    return BatchSampler(lengths, batch_size, sources=sources, accumulation=accumulation, **shared)

@@ -94,7 +94,7 @@ def test_the_block_of_a_recipe_names_folders_and_options(converter, tmp_path):
 def test_a_second_process_waits_for_the_first(converter, tmp_path, monkeypatch):
     steps = {"bells": (tmp_path / "out", {})}
     seconds = prepare_all(steps)
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("RANK", "1")
     assert prepare_all(steps) == seconds and converter.calls == 1
 
 

@@ -56,6 +56,20 @@ def test_ranks_share_each_step_without_overlap(world_size):
     assert together == [sorted(step) for step in whole]
 
 
+@pytest.mark.parametrize("split", [(1, 2, 2), (1, 1, 4), (2, 1, 2), (2, 2, 1), (4, 1, 1)])
+@pytest.mark.parametrize("count", [3, 192, 203])
+def test_a_step_hears_the_same_however_it_is_split(split, count):
+    world_size, batch_size, times = split
+    lengths = LENGTHS[:count]
+    shared = {"batch_size": batch_size, "world_size": world_size, "accumulation": times}
+    ranks = [batches(lengths=lengths, rank=rank, **shared) for rank in range(world_size)]
+    steps = [
+        sorted(number for rank in ranks for batch in rank[start : start + times] for number in batch)
+        for start in range(0, len(ranks[0]), times)
+    ]
+    assert steps == [sorted(step) for step in batches(lengths=lengths, batch_size=4)]
+
+
 def test_ranks_have_equal_numbers_of_full_batches_whatever_is_left_over():
     for count in (1, 5, 11, 203):
         ranks = [batches(lengths=LENGTHS[:count], rank=rank, world_size=3) for rank in range(3)]
