@@ -5,11 +5,14 @@ The rows hear audio or none, mixed, so that again and again one rank has audio i
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from integration import test_quantized
+from integration.test_quantized import recipe_on
 from integration.test_training import recipe_of, rows_of, stage, weights, write_jsonl
 from safetensors.torch import load_file
 
@@ -17,6 +20,7 @@ from audiollm.models.freezing import part_of
 from audiollm.recipe import load_recipe
 from audiollm.training import run_recipe
 
+hub = test_quantized.hub  # a fixture
 pytestmark = pytest.mark.distributed
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +31,7 @@ ENGINES = {
     "fsdp2": ["--fsdp"],
 }
 STEPS = 20
+STAGES = ("language", "listen", "align", "instruct")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +102,7 @@ def assert_same(run, alone):
     assert found.keys() == expected.keys() and len(expected["align loss"]) == STEPS
     for name, curve in expected.items():
         assert found[name] == pytest.approx(curve, rel=1e-5), name
-    for name in ("language", "listen", "align", "instruct"):
+    for name in STAGES:
         ours, theirs = weights(run / name), weights(alone / name)
         assert ours.keys() == theirs.keys()
         assert all(ours[key].allclose(theirs[key], rtol=1e-3, atol=1e-5) for key in theirs), name
@@ -118,11 +123,31 @@ def test_two_ranks_that_were_killed_train_what_one_trains(engine, mixed, alone, 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 def test_one_process_goes_on_where_two_were_asked_to_stop(engine, mixed, alone, tmp_path):
     path = recipe(tmp_path, mixed, 2)
+    shutil.copytree(alone, tmp_path / "run")
+    record = json.loads((alone / "run.json").read_text())
+    del record["stages"]["instruct"]
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
     train(path, *ENGINES[engine], die=("instruct:signal", 13))
     assert "checkpoint-13" in os.listdir(tmp_path / "run/unfinished/instruct")
-    accumulated = "stages.instruct.trainer.gradient_accumulation_steps=2"
-    run_recipe(load_recipe(path, [accumulated]))
+    run_recipe(load_recipe(path, [f"stages.{name}.trainer.gradient_accumulation_steps=2" for name in STAGES]))
     assert_same(tmp_path / "run", alone)
+
+
+def test_two_ranks_train_adapters_on_four_bits_as_one_does(mixed, hub, tmp_path):
+    trainer = {"max_steps": STEPS, "learning_rate": 2.0e-3}
+    data = {"group_by_length": False}
+    for name, per_rank in (("one", 4), ("two", 2)):
+        only = stage(
+            mixed, ["connector", "lora"], {"language_modeling": 1}, lora={"r": 2}, data=dict(data),
+            trainer=trainer | {"per_device_train_batch_size": per_rank},
+        )  # fmt: skip
+        alone = recipe_on(hub, tmp_path / name, {"only": only}, quantize="nf4")
+        if name == "one":
+            run_recipe(alone)
+        else:
+            train(tmp_path / "two/recipe.yaml")
+    found, expected = curves(tmp_path / "two/run"), curves(tmp_path / "one/run")
+    assert found["only loss"] == pytest.approx(expected["only loss"], rel=5e-4)  # four bits multiply in bfloat16
 
 
 def assert_small(point):
