@@ -136,8 +136,9 @@ def build_ours(work: Work, gate: Any, settings: list[str], without: str | None =
     data = stages.StageData.load(recipe, settled)
     tower = built.model.model.audio_tower
     store = open_store(recipe, tower) if settled.data.cache_features else None
+    run = stages.RunFolder.open(folder / "ours")
     trainer = stages.build_trainer(
-        recipe, "instruct", built, objectives, data, folder / "ours", folder / "logs", SoundCache(2**30), None, store
+        recipe, "instruct", built, objectives, data, run, SoundCache(2**30), stages.Sharding(), store
     )
     if store is not None:
         started = time.perf_counter()
