@@ -178,7 +178,10 @@ class SourceSettings(Settings):
     """Rows from one file, or from several of one kind."""
 
     path: str
-    """File, folder of recordings with text files, or a pattern such as rows/*.jsonl; relative to the working folder."""
+    """File, folder of recordings with text files, or a pattern such as rows/*.jsonl; relative to the working folder.
+
+    Of shards of WebDataset (shards/*.tar) a row is the `.wav`, `.flac`, ... and the `.json` (its fields, in any format)
+    or else the `.txt` (its answer) of one key, which stand next to each other."""
     format: str | None = None
     """Whose rows they are; null recognises it."""
     tasks: list[str] | None = None
@@ -188,7 +191,7 @@ class SourceSettings(Settings):
     limit: PositiveInt | None = None
     """At most so many rows."""
     stream: bool = False
-    """Whether the rows stay on disk (JSONL and Parquet) and are read when they are needed. An index is made once, under
+    """Whether the rows stay on disk (JSONL, Parquet, .tar) and are read when needed. An index is made once, under
     `${data}/index`; rows about one recording are brought together where they are neighbours."""
     audio: Literal["sound", "as_description", "omit"] = "sound"
     """What stands where the audio is: the sound, the scene written out (to teach a language model), or nothing."""

@@ -22,7 +22,8 @@ import pyarrow
 from pyarrow import parquet
 
 from audiollm.conversation import Row, RowError, parse_row
-from audiollm.data.formats import Converter, Raw, converter, detect_all
+from audiollm.data.formats import RECORDINGS, Converter, Raw, converter, detect_all
+from audiollm.data.shards import read_keys, refuse_compressed
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,6 @@ class Opened(NamedTuple):
     placed: Placed
 
 
-RECORDINGS = frozenset((".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".webm", ".aif", ".aiff"))
 WILDCARDS = frozenset("*?[")
 NUM_EXAMPLES = 20
 DETECT_ROWS = 1000  # rows that tell the format of a file
@@ -226,6 +226,7 @@ def paths_of(pattern: str) -> list[Path]:
 def _open_path(path: Path) -> Opened:
     if path.is_dir():
         return Opened(str(path), path, read_recordings(path))
+    refuse_compressed(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         cause = f"cannot tell what it holds; rows are read from {', '.join(READERS)} or a folder"
@@ -308,12 +309,19 @@ def read_recordings(folder: Path) -> Placed:
         yield str(path), answer if isinstance(answer, RowError) else row
 
 
+def read_shard(path: Path) -> Placed:
+    """Rows of a WebDataset shard, a key each, with their sound as bytes."""
+    for keyed in read_keys(path):
+        yield f"{path}:{keyed.key}", keyed.raw
+
+
 READERS: dict[str, Callable[[Path], Placed]] = {
     ".jsonl": read_jsonl,
     ".json": read_json,
     ".parquet": read_parquet,
     ".csv": read_table,
     ".tsv": read_table,
+    ".tar": read_shard,
 }
 
 
