@@ -205,6 +205,9 @@ class DataSettings(Settings):
 
     train: Annotated[list[Source], Field(min_length=1)]
     """Sources that are mixed by their weights."""
+    temperature: PositiveFloat | None = None
+    """Evens sources of unlike size out: the share of each is (its recordings * its weight) ** (1 / temperature). 1 and
+    null change nothing, more brings the shares nearer to one another; all together are heard as often as before."""
     validation: list[Source] = Field(default=[])
     """Rows that are never trained on: their loss picks the best checkpoint."""
     questions_per_clip: PositiveInt | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from audiollm.conversation import Row
 from audiollm.data.dataset import Recordings, group_rows, with_sound
+from audiollm.data.sampling import tempered
 from audiollm.data.sources import Problems, load_rows, missing_file, of_tasks
 from audiollm.data.streams import Loaded, Mixture, Stream, open_stream
 from audiollm.recipe import Recipe, StageSettings
@@ -28,6 +29,7 @@ class StageData:
     problems: Problems
     num_read: int  # rows that were read, before tasks and limits were looked at
     mixture: Mixture | None = None  # of rows that stay on disk; `train` then holds the first of them
+    temperature: float | None = None
 
     @classmethod
     def load(cls, recipe: Recipe, stage: StageSettings) -> "StageData":
@@ -48,7 +50,8 @@ class StageData:
             if not rows:
                 raise ValueError(f"{source.path} has no rows to train on; {problems.summary()}")
         counts = [(len(rows), source.weight) for source, rows in zip(stage.data.train, parts, strict=True)]
-        return cls([row for rows in parts for row in rows], counts, validation, problems, num_read)
+        every = [row for rows in parts for row in rows]
+        return cls(every, counts, validation, problems, num_read, temperature=stage.data.temperature)
 
     @classmethod
     def streaming(cls, recipe: Recipe, stage: StageSettings, problems: Problems, num_read: int) -> "StageData":
@@ -73,10 +76,16 @@ class StageData:
                 if not len(parts[-1]):
                     raise ValueError(f"{source.path} has no rows to train on; {found.summary()}")
             problems.extend(found)
-        mixture = Mixture(parts, [source.weight for source in stage.data.train], recipe.seed)
+        sources = [(len(part), source.weight) for part, source in zip(parts, stage.data.train, strict=True)]
+        weights = [weight for _, weight in tempered(sources, stage.data.temperature)]
+        mixture = Mixture(parts, weights, recipe.seed)
         first = [row for part in parts for number in range(min(len(part), LOOKED_AT)) for row in part[number]]
         validation = [row for source in stage.data.validation for row in chosen_rows(source)]
         return cls(first, [], validation, problems, num_read, mixture)
+
+    def sources(self, recordings: Recordings) -> list[tuple[int, float]]:
+        """(recordings, weight) of each source in memory, as they are mixed."""
+        return tempered(count_groups(recordings, self.counts), self.temperature)
 
 
 @lru_cache(maxsize=8)

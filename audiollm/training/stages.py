@@ -52,7 +52,7 @@ from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
 from audiollm.training.resume_points import PREFIX, STATE, newest_whole, written_to
 from audiollm.training.signals import StopOnSignal, Stopped
-from audiollm.training.stage_data import StageData, by_task, count_groups, read_rows
+from audiollm.training.stage_data import StageData, by_task, read_rows
 from audiollm.training.stage_model import StageModel
 from audiollm.training.trainer import StageTrainer
 
@@ -496,7 +496,7 @@ def build_trainer(
         model=StageModel(built.model, objectives),
         processor=built.processor,
         recordings=train,
-        sources=count_groups(train, data.counts),
+        sources=data.sources(train),
         validation={task: recordings(rows) for task, rows in by_task(data.validation, with_text).items()},
         collator=collator,
         learning_rates=stage.learning_rates,
