@@ -174,6 +174,9 @@ def needs_one_of(settings: S, one: str, other: str) -> S:
 # ------------------------------------------------------------------------------------------------------------- stages
 
 
+HUB = "hf://datasets/"
+
+
 class SourceSettings(Settings):
     """Rows from one file, or from several of one kind."""
 
@@ -181,7 +184,14 @@ class SourceSettings(Settings):
     """File, folder of recordings with text files, or a pattern such as rows/*.jsonl; relative to the working folder.
 
     Of shards of WebDataset (shards/*.tar) a row is the `.wav`, `.flac`, ... and the `.json` (its fields, in any format)
-    or else the `.txt` (its answer) of one key, which stand next to each other."""
+    or else the `.txt` (its answer) of one key, which stand next to each other. hf://datasets/OWNER/NAME is a data set
+    of the Hugging Face hub, which is downloaded once to the hub's cache; none of its code is run."""
+    config: str | None = None
+    """Configuration of a data set of the hub; null takes the only one or its default."""
+    split: str | None = None
+    """Split of a data set of the hub; null takes `train`."""
+    revision: str | None = None
+    """Commit or tag of a data set of the hub; pin it for a run that can be repeated."""
     format: str | None = None
     """Whose rows they are; null recognises it."""
     tasks: list[str] | None = None
@@ -195,6 +205,19 @@ class SourceSettings(Settings):
     `${data}/index`; rows about one recording are brought together where they are neighbours."""
     audio: Literal["sound", "as_description", "omit"] = "sound"
     """What stands where the audio is: the sound, the scene written out (to teach a language model), or nothing."""
+
+    @model_validator(mode="after")
+    def _hub_or_files(self) -> Self:
+        if not self.path.startswith(HUB):
+            if self.config or self.split or self.revision:
+                raise ValueError(f"`config`, `split` and `revision` are for data sets of the hub, {HUB}OWNER/NAME")
+        elif self.stream:
+            name = self.path.removeprefix(HUB)
+            raise ValueError(
+                f"a stream reads files of this machine; `hf download {name} --repo-type dataset --local-dir DIR` "
+                "brings them here, and `path: DIR/**/*.parquet` streams them"
+            )
+        return self
 
 
 Source = Annotated[SourceSettings, BeforeValidator(as_path, json_schema_input_type=str | SourceSettings)]
@@ -495,6 +518,8 @@ def missing_files(recipe: Recipe) -> list[str]:
     made = [Path(recipe.prepared_folder(converter)).resolve() for converter in recipe.prepare]
     missing = []
     for key, path in data_paths(recipe):
+        if path.startswith(HUB):
+            continue
         resolved = Path(path).resolve()
         will_be_made = any(folder == resolved or folder in resolved.parents for folder in made)
         if not will_be_made and not glob.glob(path, recursive=True):

@@ -52,7 +52,7 @@ from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
 from audiollm.training.resume_points import PREFIX, STATE, newest_whole, written_to
 from audiollm.training.signals import StopOnSignal, Stopped
-from audiollm.training.stage_data import StageData, by_task, read_rows
+from audiollm.training.stage_data import StageData, by_task, origin, read_rows
 from audiollm.training.stage_model import StageModel
 from audiollm.training.trainer import StageTrainer
 
@@ -237,10 +237,10 @@ def stage_settings(recipe: Recipe, name: str) -> dict[str, Any]:
     """Everything that a stage's result depends on, as plain JSON."""
     whole = recipe.model_dump(mode="json")
     data = recipe.stages[name].data
-    paths = [source.path for source in [*data.train, *data.validation]]
+    paths = [origin(source) for source in [*data.train, *data.validation]]
     if recipe.model.llm is not None and recipe.model.llm.tokenizer is not None:
         paths.append(recipe.model.llm.tokenizer.train_on)
-    rows = {path: rows_fingerprint(path) for path in paths}
+    rows = {str(path): rows_fingerprint(path) for path in paths}
     return {"seed": whole["seed"], "model": whole["model"], "stage": whole["stages"][name], "rows": rows}
 
 
