@@ -174,11 +174,24 @@ def needs_one_of(settings: S, one: str, other: str) -> S:
 # ------------------------------------------------------------------------------------------------------------- stages
 
 
+HUB = "hf://datasets/"
+
+
 class SourceSettings(Settings):
     """Rows from one file, or from several of one kind."""
 
     path: str
-    """File, folder of recordings with text files, or a pattern such as rows/*.jsonl; relative to the working folder."""
+    """File, folder of recordings with text files, or a pattern such as rows/*.jsonl; relative to the working folder.
+
+    Of shards of WebDataset (shards/*.tar) a row is the `.wav`, `.flac`, ... and the `.json` (its fields, in any format)
+    or else the `.txt` (its answer) of one key, which stand next to each other. hf://datasets/OWNER/NAME is a data set
+    of the Hugging Face hub, which is downloaded once to the hub's cache; none of its code is run."""
+    config: str | None = None
+    """Configuration of a data set of the hub; null takes the only one or its default."""
+    split: str | None = None
+    """Split of a data set of the hub; null takes `train`."""
+    revision: str | None = None
+    """Commit or tag of a data set of the hub; pin it for a run that can be repeated."""
     format: str | None = None
     """Whose rows they are; null recognises it."""
     tasks: list[str] | None = None
@@ -188,10 +201,23 @@ class SourceSettings(Settings):
     limit: PositiveInt | None = None
     """At most so many rows."""
     stream: bool = False
-    """Whether the rows stay on disk (JSONL and Parquet) and are read when they are needed. An index is made once, under
+    """Whether the rows stay on disk (JSONL, Parquet, .tar) and are read when needed. An index is made once, under
     `${data}/index`; rows about one recording are brought together where they are neighbours."""
     audio: Literal["sound", "as_description", "omit"] = "sound"
     """What stands where the audio is: the sound, the scene written out (to teach a language model), or nothing."""
+
+    @model_validator(mode="after")
+    def _hub_or_files(self) -> Self:
+        if not self.path.startswith(HUB):
+            if self.config or self.split or self.revision:
+                raise ValueError(f"`config`, `split` and `revision` are for data sets of the hub, {HUB}OWNER/NAME")
+        elif self.stream:
+            name = self.path.removeprefix(HUB)
+            raise ValueError(
+                f"a stream reads files of this machine; `hf download {name} --repo-type dataset --local-dir DIR` "
+                "brings them here, and `path: DIR/**/*.parquet` streams them"
+            )
+        return self
 
 
 Source = Annotated[SourceSettings, BeforeValidator(as_path, json_schema_input_type=str | SourceSettings)]
@@ -202,6 +228,9 @@ class DataSettings(Settings):
 
     train: Annotated[list[Source], Field(min_length=1)]
     """Sources that are mixed by their weights."""
+    temperature: PositiveFloat | None = None
+    """Evens sources of unlike size out: the share of each is (its recordings * its weight) ** (1 / temperature). 1 and
+    null change nothing, more brings the shares nearer to one another; all together are heard as often as before."""
     validation: list[Source] = Field(default=[])
     """Rows that are never trained on: their loss picks the best checkpoint."""
     questions_per_clip: PositiveInt | None = None
@@ -489,6 +518,8 @@ def missing_files(recipe: Recipe) -> list[str]:
     made = [Path(recipe.prepared_folder(converter)).resolve() for converter in recipe.prepare]
     missing = []
     for key, path in data_paths(recipe):
+        if path.startswith(HUB):
+            continue
         resolved = Path(path).resolve()
         will_be_made = any(folder == resolved or folder in resolved.parents for folder in made)
         if not will_be_made and not glob.glob(path, recursive=True):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from audiollm.conversation import TIME_FIELDS, RowError
+from audiollm.conversation import AUDIO_FIELDS, TIME_FIELDS, RowError
 
 Raw = Mapping[str, Any]
 Converter = Callable[[Raw], dict[str, Any]]
@@ -20,6 +20,7 @@ QUESTION_COLUMNS = ("question", "prompt", "instruction", "query", "question_text
 ANSWER_COLUMNS = ("answer", "response", "output", "caption", "label", "category")
 TRANSCRIPT_COLUMNS = ("transcript", "transcription", "sentence", "text")
 CLIP_COLUMNS = (*TIME_FIELDS, "transcript", "description")  # what may be known about the clip
+RECORDINGS = frozenset((".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".webm", ".aif", ".aiff"))
 ASK_FOR_WORDS = "Transcribe the speech."
 ASK_FOR_SCENE = "What do you hear?"
 
@@ -171,6 +172,36 @@ def converter(name: str, question: str | None = None) -> Converter:
             "", "", f"question= is for tables and folders, and rows of format {name} have theirs; leave it out"
         )
     return FORMATS[name].convert
+
+
+def with_recording(raw: Raw, audio: bytes) -> dict[str, Any]:
+    """A row of any format with this sound in place of each clip that it names; of one clip, where it names none."""
+    messages = raw.get("messages")
+    columns = [name for name in raw if _plain(name) in AUDIO_COLUMNS]
+    if isinstance(messages, list) and _has_parts(messages):
+        places = sum(_is_clip(part) for message in messages for part in _parts(message))
+        silent = [
+            message | {"content": [_without(part, *AUDIO_FIELDS) if _is_clip(part) else part for part in parts]}
+            if (parts := _parts(message))
+            else message
+            for message in messages
+        ]
+        return {**raw, "messages": silent, "audios": [audio] * max(places, 1)}
+    if "conversations" in raw and "sound" in raw:
+        return {**raw, "sound": [audio] * len(_as_list(raw["sound"]))}
+    if "messages" in raw or "conversations" in raw or ("query" in raw and "response" in raw and not columns):
+        named = _as_list(raw.get("audios") or raw.get("audio"))
+        return {**_without(raw, "audio"), "audios": [audio] * max(len(named), 1)}
+    return {**raw, columns[0] if len(columns) == 1 else "audio": audio}
+
+
+def _parts(message: Any) -> list[Any]:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    return content if isinstance(content, list) else []
+
+
+def _is_clip(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "audio"
 
 
 def _with_clips(raw: Raw, turns: Any, audios: Any, tag: str) -> dict[str, Any]:

@@ -254,6 +254,23 @@ class StreamSampler:
         return steps
 
 
+def tempered(sources: Sequence[tuple[int, float]], temperature: float | None) -> list[tuple[int, float]]:
+    """(number, weight) of each source, the weights changed so that shares are powers of what they were.
+
+    The share of a source is then proportional to (number * weight) ** (1 / temperature); all of them together are
+    heard as often as before. Without a temperature nothing changes.
+    """
+    wanted = [count * weight for count, weight in sources]
+    if temperature is None or not any(wanted):
+        return list(sources)
+    powers = [(one / max(wanted)) ** (1 / temperature) for one in wanted]
+    factor = sum(wanted) / sum(powers)
+    return [
+        (count, factor * power / count if count else weight)
+        for (count, weight), power in zip(sources, powers, strict=True)
+    ]
+
+
 def draw(sources: Sequence[tuple[int, float]], seed: int, epoch: int) -> list[int]:
     """The recordings of an epoch by the weights of their sources, shuffled."""
     rng = random.Random(f"{seed}/{epoch}")

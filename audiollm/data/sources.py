@@ -22,7 +22,9 @@ import pyarrow
 from pyarrow import parquet
 
 from audiollm.conversation import Row, RowError, parse_row
-from audiollm.data.formats import Converter, Raw, converter, detect_all
+from audiollm.data.formats import RECORDINGS, Converter, Raw, converter, detect_all
+from audiollm.data.hub import PREFIX, HubDataset
+from audiollm.data.shards import read_keys, refuse_compressed
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,6 @@ class Opened(NamedTuple):
     placed: Placed
 
 
-RECORDINGS = frozenset((".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".webm", ".aif", ".aiff"))
 WILDCARDS = frozenset("*?[")
 NUM_EXAMPLES = 20
 DETECT_ROWS = 1000  # rows that tell the format of a file
@@ -91,7 +92,9 @@ def load_rows(
     problems: Problems | None = None,
     check_files: bool = False,
 ) -> list[Row]:
-    """All rows of a path, a glob, a folder of recordings, a `datasets.Dataset`, a list of dicts, or a list of these.
+    """All rows of a path, a glob, a folder of recordings, a data set, a list of dicts, or a list of these.
+
+    A data set is a `datasets.Dataset`, or one on the hub: `hf://datasets/OWNER/NAME`, or a `HubDataset`.
 
     format: a name from FORMATS, for what cannot be told by its shape. question: what tables without such a column and
     folders of recordings ask. strict: the first bad row is raised. problems: collects bad rows, which are otherwise
@@ -128,11 +131,14 @@ def of_tasks(rows: Sequence[Row], tasks: Sequence[str], name: str) -> list[Row]:
     return [row for row in rows if row.task in tasks]
 
 
-def fingerprint(source: str) -> str:
-    """Stands for the rows of a path, a glob or a folder: another one means that files were changed, added or removed.
+def fingerprint(source: str | HubDataset) -> str:
+    """Stands for the rows of a path, a glob, a folder or a data set of the hub: another one means that they changed.
 
     Files of rows and texts are read, above 64 MiB only the first and the last MiB; recordings are known by their size.
     """
+    if hub := hub_dataset(source):
+        return hub.fingerprint()
+    assert isinstance(source, str)
     found = hashlib.sha256()
     for path in paths_of(os.path.expanduser(source)):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -190,8 +196,17 @@ def id_of(raw: Raw | RowError) -> str | None:
     return str(raw["id"]) if isinstance(raw, Mapping) and raw.get("id") is not None else None
 
 
+def hub_dataset(source: Any) -> HubDataset | None:
+    """The data set of the hub that is meant, if one is."""
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return HubDataset(source)
+    return source if isinstance(source, HubDataset) else None
+
+
 def _open(source: Any) -> Iterator[Opened]:
-    if isinstance(source, (str, os.PathLike)):
+    if hub := hub_dataset(source):
+        yield Opened(str(hub), None, read_dataset(hub.load(), hub.path))
+    elif isinstance(source, (str, os.PathLike)):
         for path in paths_of(os.path.expanduser(source)):
             yield _open_path(path)
     elif isinstance(source, Mapping):
@@ -226,6 +241,7 @@ def paths_of(pattern: str) -> list[Path]:
 def _open_path(path: Path) -> Opened:
     if path.is_dir():
         return Opened(str(path), path, read_recordings(path))
+    refuse_compressed(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         cause = f"cannot tell what it holds; rows are read from {', '.join(READERS)} or a folder"
@@ -290,10 +306,10 @@ def features_of(schema: pyarrow.Schema) -> Mapping[str, Any]:
     return Features.from_arrow_schema(schema)
 
 
-def read_dataset(dataset: Any) -> Placed:
+def read_dataset(dataset: Any, name: str = "dataset") -> Placed:
     """Rows of a `datasets.Dataset` as they are stored: nothing is decoded, so audio stays path or bytes."""
     batches = (table.to_pylist() for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS))
-    yield from with_class_names("dataset", batches, dataset.features)
+    yield from with_class_names(name, batches, dataset.features)
 
 
 def read_recordings(folder: Path) -> Placed:
@@ -308,12 +324,19 @@ def read_recordings(folder: Path) -> Placed:
         yield str(path), answer if isinstance(answer, RowError) else row
 
 
+def read_shard(path: Path) -> Placed:
+    """Rows of a WebDataset shard, a key each, with their sound as bytes."""
+    for keyed in read_keys(path):
+        yield f"{path}:{keyed.key}", keyed.raw
+
+
 READERS: dict[str, Callable[[Path], Placed]] = {
     ".jsonl": read_jsonl,
     ".json": read_json,
     ".parquet": read_parquet,
     ".csv": read_table,
     ".tsv": read_table,
+    ".tar": read_shard,
 }
 
 

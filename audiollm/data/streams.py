@@ -4,8 +4,9 @@
     FOLDER/index/HASH.bin       for each recording: file, place, line, rows, seconds (28 bytes)
 
 The index is made once, by reading every row; then the rows of a recording are read where they are needed, in whichever
-worker. Neighbouring rows about one recording are brought together. JSONL is shuffled as a whole; Parquet by row groups,
-whose order is shuffled and within which rows are, since a row group is read at once.
+worker. Neighbouring rows about one recording are brought together; in a tar shard each key is a recording, whose sound
+is not read for the index. JSONL and shards are shuffled as a whole; Parquet by row groups, whose order is shuffled and
+within which rows are, since a row group is read at once.
 Not here: what a row means (sources.py, conversation.py), batches (sampling.py).
 """
 
@@ -15,7 +16,7 @@ import os
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from pyarrow import parquet
 from audiollm.conversation import Row, RowError, parse_row
 from audiollm.data.dataset import Sound, with_sound
 from audiollm.data.formats import Raw, converter, detect_all
+from audiollm.data.shards import read_keys, refuse_compressed
 from audiollm.data.sources import (
     DETECT_ROWS,
     Problems,
@@ -45,12 +47,13 @@ WAITING = 10_000  # entries that are kept in memory while an index is made
 
 
 class Found(NamedTuple):
-    """A row in a file: its byte (JSONL) or row (Parquet), its line, its block, and what it holds."""
+    """A row in a file: its byte (JSONL, tar) or row (Parquet), its line, its block, what it holds, its key in a tar."""
 
     place: int
     line: int
     block: int
     raw: Raw | RowError
+    key: str | None = None
 
 
 class Content(NamedTuple):
@@ -63,7 +66,7 @@ class Content(NamedTuple):
 
 
 class Stream:
-    """The recordings of JSONL or Parquet files: each a list of its neighbouring rows, read when it is asked for."""
+    """The recordings of files or tar shards: each a list of its neighbouring rows, read when it is asked for."""
 
     def __init__(
         self, files: Sequence[Path], content: Content, entries: Any, tasks: Sequence[str] | None, audio: Sound
@@ -139,6 +142,7 @@ def open_stream(
     """The recordings of files, and the rows that were refused; ValueError for files of other kinds, or without rows."""
     files = paths_of(os.path.expanduser(path))
     for file in files:
+        refuse_compressed(file)
         if file.suffix not in READERS:
             raise ValueError(f"{file} cannot be read row by row; `stream: true` is for {', '.join(READERS)}")
     known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -171,7 +175,7 @@ def index(
     num_rows, checked = 0, dict[str, bool]()
     block: Any = None
     for number, path in enumerate(files):
-        found = READERS[path.suffix](path, 0, 1)
+        found = INDEX_READERS[path.suffix](path, 0, 1)
         first = list(islice(found, DETECT_ROWS))
         content.formats.append(format or format_of(path, first))
         last, begun = None, 0
@@ -187,7 +191,7 @@ def index(
             if num_rows == limit:
                 break
             num_rows += 1
-            where = "lines" if path.suffix == ".jsonl" else (number, one.block)
+            where = (number, one.block) if path.suffix == ".parquet" else "whole"
             if row.group_key == last and where == block:
                 entries[-1][3] = ordinal - begun + 1
                 continue
@@ -205,9 +209,9 @@ def index(
 
 def parsed(path: Path, found: Found, format: str) -> Row | RowError:
     """A row, or why it is none."""
-    place = f"{path}:{found.line}"
+    place = f"{path}:{found.line if found.key is None else found.key}"
     if isinstance(found.raw, RowError):
-        return found.raw.at(place)
+        return found.raw
     try:
         return parse_row(converter(format)(found.raw), origin=place, folder=path.parent)
     except RowError as error:
@@ -251,7 +255,15 @@ def read_row_groups(path: Path, place: int, line: int) -> Iterator[Found]:
             place, line = place + 1, line + 1
 
 
-READERS: dict[str, Callable[[Path, int, int], Iterator[Found]]] = {".jsonl": read_lines, ".parquet": read_row_groups}
+def read_shard(path: Path, place: int, line: int, *, listens: bool = True) -> Iterator[Found]:
+    """Rows of a tar shard from the byte of a header on."""
+    for number, keyed in enumerate(read_keys(path, place, listens=listens), start=line):
+        yield Found(keyed.place, number, 0, keyed.raw, keyed.key)
+
+
+Reader = Callable[[Path, int, int], Iterator[Found]]
+READERS: dict[str, Reader] = {".jsonl": read_lines, ".parquet": read_row_groups, ".tar": read_shard}
+INDEX_READERS: dict[str, Reader] = READERS | {".tar": partial(read_shard, listens=False)}
 
 
 @lru_cache(maxsize=64)

@@ -30,7 +30,7 @@ from audiollm.recipe import Recipe, StageSettings, missing_files, require_files
 from audiollm.training import memory
 from audiollm.training.memory import GIB, Load
 from audiollm.training.objectives import OBJECTIVES, build_objective
-from audiollm.training.stage_data import StageData, count_groups
+from audiollm.training.stage_data import StageData
 from audiollm.training.stages import (
     RunFolder,
     positions_of,
@@ -162,7 +162,7 @@ def describe_stage(
         return
     if stage.data.measured:
         console.print(f"{len(recordings.measure()):,} rows are too long and would be left out")
-    steps = planned_steps(stage, recordings, count_groups(recordings, data.counts))
+    steps = planned_steps(stage, recordings, data.sources(recordings))
     console.print(f"{len(data.train):,} rows over {len(recordings):,} recordings; {steps:,} steps")
     if with_text:
         console.print(sample(data.train[0], recordings, processor))

@@ -6,13 +6,14 @@ Not here: files of rows (data/sources.py), what is shared by the rows of a recor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from audiollm.conversation import Row
 from audiollm.data.dataset import Recordings, group_rows, with_sound
+from audiollm.data.hub import PREFIX, HubDataset
+from audiollm.data.sampling import tempered
 from audiollm.data.sources import Problems, load_rows, missing_file, of_tasks
 from audiollm.data.streams import Loaded, Mixture, Stream, open_stream
-from audiollm.recipe import Recipe, StageSettings
+from audiollm.recipe import Recipe, SourceSettings, StageSettings
 
 LOOKED_AT = 100
 """Recordings of each stream that tell whether an objective finds something to learn."""
@@ -28,6 +29,7 @@ class StageData:
     problems: Problems
     num_read: int  # rows that were read, before tasks and limits were looked at
     mixture: Mixture | None = None  # of rows that stay on disk; `train` then holds the first of them
+    temperature: float | None = None
 
     @classmethod
     def load(cls, recipe: Recipe, stage: StageSettings) -> "StageData":
@@ -37,7 +39,7 @@ class StageData:
         sources = [*stage.data.train, *stage.data.validation]
         streamed = any(source.stream for source in stage.data.train)
         for source in stage.data.validation if streamed else sources:
-            rows, found = read_rows(source.path, source.format, source.audio == "sound")
+            rows, found = read_rows(origin(source), source.format, source.audio == "sound")
             num_read += len(rows) + found.count
             problems.extend(found)
         if streamed:
@@ -48,7 +50,8 @@ class StageData:
             if not rows:
                 raise ValueError(f"{source.path} has no rows to train on; {problems.summary()}")
         counts = [(len(rows), source.weight) for source, rows in zip(stage.data.train, parts, strict=True)]
-        return cls([row for rows in parts for row in rows], counts, validation, problems, num_read)
+        every = [row for rows in parts for row in rows]
+        return cls(every, counts, validation, problems, num_read, temperature=stage.data.temperature)
 
     @classmethod
     def streaming(cls, recipe: Recipe, stage: StageSettings, problems: Problems, num_read: int) -> "StageData":
@@ -67,20 +70,33 @@ class StageData:
                 num_read += stream.content.num_rows + found.count
                 parts.append(stream)
             else:
-                rows, found = read_rows(source.path, source.format, source.audio == "sound")
+                rows, found = read_rows(origin(source), source.format, source.audio == "sound")
                 num_read += len(rows) + found.count
                 parts.append(Loaded(group_rows(chosen_rows(source))))
                 if not len(parts[-1]):
                     raise ValueError(f"{source.path} has no rows to train on; {found.summary()}")
             problems.extend(found)
-        mixture = Mixture(parts, [source.weight for source in stage.data.train], recipe.seed)
+        sources = [(len(part), source.weight) for part, source in zip(parts, stage.data.train, strict=True)]
+        weights = [weight for _, weight in tempered(sources, stage.data.temperature)]
+        mixture = Mixture(parts, weights, recipe.seed)
         first = [row for part in parts for number in range(min(len(part), LOOKED_AT)) for row in part[number]]
         validation = [row for source in stage.data.validation for row in chosen_rows(source)]
         return cls(first, [], validation, problems, num_read, mixture)
 
+    def sources(self, recordings: Recordings) -> list[tuple[int, float]]:
+        """(recordings, weight) of each source in memory, as they are mixed."""
+        return tempered(count_groups(recordings, self.counts), self.temperature)
+
+
+def origin(source: SourceSettings) -> str | HubDataset:
+    """Where the rows of a source come from."""
+    if source.path.startswith(PREFIX):
+        return HubDataset(source.path, source.config, source.split, source.revision)
+    return source.path
+
 
 @lru_cache(maxsize=8)
-def read_rows(path: str, format: str | None, with_audio: bool) -> tuple[list[Row], Problems]:
+def read_rows(path: str | HubDataset, format: str | None, with_audio: bool) -> tuple[list[Row], Problems]:
     """The rows of a source, read once for several stages; `with_audio` leaves out those whose recording is missing."""
     problems = Problems()
     if with_audio:
@@ -98,9 +114,9 @@ def read_rows(path: str, format: str | None, with_audio: bool) -> tuple[list[Row
     return rows, problems
 
 
-def chosen_rows(source: Any) -> list[Row]:
+def chosen_rows(source: SourceSettings) -> list[Row]:
     """The rows of one source of a mixture, with its tasks, its limit, and its sound as asked for."""
-    rows, _ = read_rows(source.path, source.format, source.audio == "sound")
+    rows, _ = read_rows(origin(source), source.format, source.audio == "sound")
     if source.tasks is not None:
         rows = of_tasks(rows, source.tasks, source.path)
     return with_sound(rows[: source.limit], source.audio)

@@ -52,7 +52,7 @@ from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
 from audiollm.training.resume_points import PREFIX, STATE, newest_whole, written_to
 from audiollm.training.signals import StopOnSignal, Stopped
-from audiollm.training.stage_data import StageData, by_task, count_groups, read_rows
+from audiollm.training.stage_data import StageData, by_task, origin, read_rows
 from audiollm.training.stage_model import StageModel
 from audiollm.training.trainer import StageTrainer
 
@@ -253,10 +253,10 @@ def stage_settings(recipe: Recipe, name: str, sharding: Sharding) -> dict[str, A
     a_step = f"{ranks} x {times} micro-batches of tokens" if budget else f"{ranks * size * times} recordings"
     engine = f"DeepSpeed {Path(sharding.deepspeed).stem} on {ranks} ranks" if sharding.deepspeed else "any other"
     data = recipe.stages[name].data
-    paths = [source.path for source in [*data.train, *data.validation]]
+    paths = [origin(source) for source in [*data.train, *data.validation]]
     if recipe.model.llm is not None and recipe.model.llm.tokenizer is not None:
         paths.append(recipe.model.llm.tokenizer.train_on)
-    rows = {path: rows_fingerprint(path) for path in paths}
+    rows = {str(path): rows_fingerprint(path) for path in paths}
     stage = whole["stages"][name]
     return {
         "seed": whole["seed"], "model": whole["model"], "stage": stage, "rows": rows,
@@ -518,7 +518,7 @@ def build_trainer(
         model=StageModel(built.model, objectives),
         processor=built.processor,
         recordings=train,
-        sources=count_groups(train, data.counts),
+        sources=data.sources(train),
         validation={task: recordings(rows) for task, rows in by_task(data.validation, with_text).items()},
         collator=collator,
         learning_rates=stage.learning_rates,

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from audiollm.data.sampling import POOL, BatchSampler, BudgetSampler
+from audiollm.data.sampling import POOL, BatchSampler, BudgetSampler, share, tempered
 
 LENGTHS = [1.0 + (number * 7919 % 101) / 10 for number in range(203)]
 
@@ -97,6 +97,24 @@ def test_a_weight_between_whole_numbers_repeats_some():
 
 def test_a_small_weight_still_lets_something_be_heard():
     assert sum(map(len, batches(sources=[(203, 0.001)], batch_size=1))) == 1
+
+
+@pytest.mark.parametrize(
+    ("temperature", "shares"),
+    [(None, [900, 90, 10]), (1.0, [900, 90, 10]), (2.0, [703, 222, 74]), (1e9, [334, 333, 333])],
+)
+def test_a_temperature_makes_shares_powers_of_what_they_were(temperature, shares):
+    """With 2 they are as the roots of 900, 90 and 10, so 30 : 9.49 : 3.16."""
+    sources = [(1800, 0.5), (90, 1.0), (5, 2.0)]
+    found = [share(count, weight) for count, weight in tempered(sources, temperature)]
+    assert [count for count, _ in tempered(sources, temperature)] == [1800, 90, 5]
+    assert found == pytest.approx(shares, abs=1.0) and sum(found) == pytest.approx(1000, abs=1)
+
+
+def test_a_temperature_leaves_an_empty_source_and_extremes_alone():
+    assert tempered([(0, 2.0)], 3.0) == [(0, 2.0)] and tempered([], 3.0) == []
+    assert tempered([(0, 2.0), (10, 1.0)], 3.0) == [(0, 2.0), (10, 1.0)]
+    assert [share(*source) for source in tempered([(10**6, 1.0), (10, 1.0)], 1e-3)] == [1000010, 1]
 
 
 def test_sources_must_count_the_recordings():

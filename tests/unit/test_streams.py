@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow
 import pytest
@@ -15,6 +16,8 @@ from audiollm.data.dataset import group_rows
 from audiollm.data.sampling import POOL, StreamSampler
 from audiollm.data.sources import Problems, load_rows, of_tasks
 from audiollm.data.streams import Loaded, Mixture, open_stream, permuted
+from audiollm.recipe import DataSettings
+from audiollm.training.stage_data import StageData
 
 QUESTIONS = {"describe": "what do you hear?", "count": "how many?", "existence": "is there a dog?"}
 
@@ -146,6 +149,25 @@ def test_sources_are_heard_by_their_weights_at_every_moment(tmp_path):
     keys = [mixed.key_at(position) for position in range(4000)]
     assert [sum(number >= 60 for _, number in keys[start : start + 1000]) for start in (0, 1000, 3000)] == [750] * 3
     assert max(Counter(keys).values()) == 1 and len(mixed[70]) == len(rows(70, 1))
+
+
+@pytest.mark.parametrize(("temperature", "shares"), [(None, (16, 4)), (2.0, (40 / 3, 20 / 3)), (1e9, (10, 10))])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_temperature_mixes_streams_as_it_mixes_rows_in_memory(tmp_path, stream, temperature, shares):
+    """16 recordings and 4; with 2 they are heard as the roots, 2 : 1."""
+    for number in range(20):
+        (tmp_path / f"{number}.wav").touch()
+    paths = [write_jsonl(tmp_path / f"{first}.jsonl", rows(first, count)) for first, count in ((0, 16), (16, 4))]
+    sources = [{"path": paths[0], "stream": stream}, {"path": paths[1]}]
+    stage = SimpleNamespace(data=DataSettings(train=sources, temperature=temperature))
+    data = StageData.load(SimpleNamespace(data=str(tmp_path), seed=0), stage)
+    if stream:
+        heard = Counter(data.mixture.key_at(position)[1] >= 16 for position in range(1000))
+        found = [heard[False] / 50, heard[True] / 50]
+    else:
+        recordings = SimpleNamespace(rows=data.train, groups=group_rows(data.train))
+        found = [count * weight for count, weight in data.sources(recordings)]
+    assert found == pytest.approx(shares, abs=0.02)
 
 
 def batches(mixed, epoch=0, size=4, samples=80, **options):
