@@ -41,7 +41,7 @@ class BadSteps(TrainerCallback):
         rows, self.rows = self.rows, []
         if self.is_finite(parameters):
             self.in_a_row = 0
-            for parameter in parameters:
+            for parameter in parameters if self.sharded_norm is None else ():
                 if parameter.grad is None:  # a step without audio: the encoder's momentum goes on, as it does on ranks
                     parameter.grad = torch.zeros_like(parameter)
             return
