@@ -97,9 +97,12 @@ def train(
     if deepspeed and importlib.util.find_spec("deepspeed") is None:
         raise ImportError("--deepspeed needs DeepSpeed: pip install 'audiollm[deepspeed]'")
     sharding = str(deepspeed_file(deepspeed)) if deepspeed else None
+    launcher = f"torchrun --nproc-per-node 8 -m audiollm train {recipe}"
+    if deepspeed and not fsdp and not dry_run and "WORLD_SIZE" not in os.environ:
+        raise ValueError(f"--deepspeed needs a launcher: {launcher} --deepspeed {deepspeed}")
     if fsdp and (deepspeed or int(os.environ.get("WORLD_SIZE", "1")) < 2):
         cause = "goes without --deepspeed" if deepspeed else "shards over several ranks"
-        raise ValueError(f"--fsdp {cause}: torchrun --nproc-per-node 8 -m audiollm train {recipe} --fsdp")
+        raise ValueError(f"--fsdp {cause}: {launcher} --fsdp")
     if dry_run:
         training.dry_run(loaded)
         return

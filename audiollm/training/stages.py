@@ -156,6 +156,8 @@ def refuse_changes(
         difference = f"with {key}={old.get(key)}, and now it is {new.get(key)}"
         if key.startswith("rows."):
             difference = f"before {key.removeprefix('rows.')} was changed"
+        if key == "a step":
+            difference += " (ranks x per_device_train_batch_size x gradient_accumulation_steps, which must stay)"
         raise ValueError(
             f"{what} {difference}{f' ({len(changed) - 1} more differ)' if len(changed) > 1 else ''}; "
             f"use another `output=`, or delete {folder} to train it again"
