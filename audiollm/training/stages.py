@@ -483,8 +483,6 @@ def build_trainer(
     """The trainer of a stage."""
     stage = recipe.stages[name]
     with_text = any(objective.needs_text for objective in objectives.values())
-    layout = layout_of(built.model.model.language_model)
-
     quarantine = run.quarantine(name)
     limits = Limits(stage.data.max_tokens, positions_of(built.model), stage.data.too_long)
 
@@ -498,31 +496,22 @@ def build_trainer(
             with_text=with_text,
             sounds=sounds,
             features=features,
-            share_audio=layout == "branches",
+            share_audio=layout_of(built.model.model.language_model) == "branches",
             limits=limits,
             groups=groups,
         )
         if stage.data.measured:
-            bad = found.measure()
-            quarantine.add(bad)
-            if len(bad) > stage.data.max_bad_fraction * len(rows):
-                raise too_many(quarantine, len(bad), len(rows), "rows", stage.data.max_bad_fraction)
+            leave_out_too_long(found, quarantine, stage.data.max_bad_fraction)
         return found
 
     train = recordings(data.train, data.mixture)
-    collator = Collator(
-        built.processor.tokenizer.pad_token_id or 0,
-        layout=layout,
-        pack_tokens=stage.data.pack_tokens or pack_tokens_for(built.model),
-        targets=[objective.targets for objective in objectives.values()],
-    )
     trainer = StageTrainer(
         model=StageModel(built.model, objectives),
         processor=built.processor,
         recordings=train,
         sources=data.sources(train),
         validation={task: recordings(rows) for task, rows in by_task(data.validation, with_text).items()},
-        collator=collator,
+        collator=collator_of(built, objectives, stage.data.pack_tokens),
         learning_rates=stage.learning_rates,
         trained=set(built.model.trained_parts) | (set(stage.train) - {"lora"}),
         bad_rows=BadRows(quarantine, stage.data.max_bad_fraction),
@@ -539,15 +528,32 @@ def build_trainer(
     return trainer
 
 
+def leave_out_too_long(recordings: Recordings, quarantine: Quarantine, max_fraction: float) -> None:
+    """Measure recordings and list the rows that are too long for them; TooManyBadRows if they are too many."""
+    bad, total = recordings.measure(), len(recordings.rows)
+    quarantine.add(bad)
+    if len(bad) > max_fraction * total:
+        raise too_many(quarantine, len(bad), total, "rows", max_fraction)
+
+
 def positions_of(model: AudioLLMForConditionalGeneration) -> int | None:
     """Positions that the language model knows, if it says so."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def pack_tokens_for(model: AudioLLMForConditionalGeneration) -> int | None:
-    """All clips of a micro-batch in one sequence where attention skips what they do not see of each other."""
-    language_model: Any = model.model.language_model
-    return sys.maxsize if language_model.config._attn_implementation in (BLOCKS, "flex_attention") else None
+def collator_of(built: Built, objectives: dict[str, Objective], pack_tokens: int | None) -> Collator:
+    """Batches as the language model takes them, with the objectives' targets.
+
+    All clips of a micro-batch are in one sequence where attention skips what they do not see of each other.
+    """
+    language_model: Any = built.model.model.language_model
+    skips = language_model.config._attn_implementation in (BLOCKS, "flex_attention")
+    return Collator(
+        built.processor.tokenizer.pad_token_id or 0,
+        layout=layout_of(language_model),
+        pack_tokens=pack_tokens or (sys.maxsize if skips else None),
+        targets=[objective.targets for objective in objectives.values()],
+    )
 
 
 def training_arguments(

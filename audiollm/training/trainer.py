@@ -118,16 +118,18 @@ class StageTrainer(Trainer):
             super()._move_model_to_device(model, device)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        """Wrap the model for its ranks. FSDP2 is ours; of DeepSpeed's resume points only what trains is read."""
+        """Wrap the model for its ranks. FSDP2 is ours; DeepSpeed's resume points hold only what trains."""
         if self.fsdp:
             shard(self.model, self.args.device)
             self.is_distributed_loading_by_transformers = True  # the Trainer then leaves the wrapping to us
         if not self.is_deepspeed_enabled:
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        self.bad_steps.sharded_norm = self.model_wrapped.get_global_grad_norm
+        engine = self.model_wrapped
+        engine.save_checkpoint = functools.partial(engine.save_checkpoint, exclude_frozen_parameters=True)
+        self.bad_steps.sharded_norm = engine.get_global_grad_norm
         if resume_from_checkpoint is not None:
-            deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
+            deepspeed_load_checkpoint(engine, resume_from_checkpoint, load_module_strict=False)
             self._load_optimizer_and_scheduler(resume_from_checkpoint)
             self._load_scaler(resume_from_checkpoint)
         return prepared
@@ -338,11 +340,7 @@ class StageTrainer(Trainer):
             stage.objectives.load_state_dict(load_file(folder / HEADS))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """As the library does, and of DeepSpeed's what trains alone; FSDP2's whole, for any number of ranks."""
-        if self.is_deepspeed_enabled:
-            self.model_wrapped.save_checkpoint = functools.partial(
-                type(self.model_wrapped).save_checkpoint, self.model_wrapped, exclude_frozen_parameters=True
-            )
+        """As the library does; FSDP2's whole, for any number of ranks."""
         if not self.fsdp:
             super()._save_optimizer_and_scheduler(output_dir)
             return

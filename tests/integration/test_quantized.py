@@ -72,6 +72,16 @@ def trained(request, hub, corpus, tmp_path_factory):
     return request.param, recipe, run_recipe(recipe)
 
 
+def run_with_stops(recipe, watch):
+    """Train, stopped after the first stage and in the second."""
+    run_recipe(recipe, stage="align")
+    with pytest.raises(Killed):
+        watch(Kill(3))
+        run_recipe(recipe)
+    watch(TrainerCallback())
+    return run_recipe(recipe)
+
+
 def losses(folder):
     """The learning curve of a stage."""
     return [value for _, value in json.loads((folder.parent / "run.json").read_text())["stages"][folder.name]["loss"]]
@@ -118,12 +128,7 @@ def test_it_is_loaded_as_it_was_trained_or_as_is_asked_for(trained):
 def test_a_stopped_run_on_a_quantised_base_ends_with_the_same_bits(trained, hub, corpus, watch, tmp_path):
     scheme, _, whole = trained
     recipe = recipe_on(hub, tmp_path, two_stages(corpus), quantize=scheme)
-    run_recipe(recipe, stage="align")
-    with pytest.raises(Killed):
-        watch(Kill(3))
-        run_recipe(recipe)
-    watch(TrainerCallback())
-    assert_same_weights(run_recipe(recipe), whole)
+    assert_same_weights(run_with_stops(recipe, watch), whole)
 
 
 def test_a_quantised_model_is_evaluated_and_talked_with(trained, corpus):
@@ -329,12 +334,7 @@ def test_untouched_bases_are_held_in_bfloat16_and_what_trains_in_float32(hub, co
 def test_a_stopped_run_in_bfloat16_ends_with_the_same_bits(hub, corpus, watch, tmp_path, quantize):
     whole = run_recipe(recipe_on(hub, tmp_path / "whole", two_stages(corpus, bf16=True), quantize=quantize))
     recipe = recipe_on(hub, tmp_path / "stopped", two_stages(corpus, bf16=True), quantize=quantize)
-    run_recipe(recipe, stage="align")
-    with pytest.raises(Killed):
-        watch(Kill(3))
-        run_recipe(recipe)
-    watch(TrainerCallback())
-    assert_same_weights(run_recipe(recipe), whole)
+    assert_same_weights(run_with_stops(recipe, watch), whole)
 
 
 def test_a_part_that_any_stage_trains_or_trained_is_never_rounded(hub, corpus, watch, tmp_path):
