@@ -265,10 +265,17 @@ class DataSettings(Settings):
             raise ValueError("validation rows are read whole, in their order; `stream` is for `train`")
         if self.num_samples and not streamed:
             raise ValueError("`num_samples` is for streams; a source becomes one with `stream: true`")
-        if streamed and (self.measured or self.cache_features):
+        whole = [name for name in ("batch_tokens", "max_tokens", "cache_features") if getattr(self, name)]
+        whole += ["too_long"] if self.too_long != "drop" else []
+        if streamed and whole:
             raise ValueError(
-                "`batch_tokens`, `max_tokens`, `too_long` and `cache_features` look at all rows before training, and "
-                "the rows of a stream are read when they are needed; leave them out, or `stream`"
+                f"`{'`, `'.join(whole)}` must look at all rows before training, and the rows of a stream are read when "
+                "they are needed; leave that out, or `stream`"
+            )
+        if self.batch_tokens and self.max_tokens and self.batch_tokens < self.max_tokens:
+            raise ValueError(
+                f"`batch_tokens` is {self.batch_tokens:,}, and `max_tokens` lets a row of {self.max_tokens:,} in, "
+                "which no such batch can hold; raise `batch_tokens` or lower `max_tokens`"
             )
         return self
 

@@ -109,7 +109,8 @@ def read_rows(path: str | HubDataset, format: str | None, with_audio: bool) -> t
     else:
         rows, found = load_rows(path, format=format, problems=problems), Problems()
     if problems.count:
-        print(f"{path}: {len(rows):,} rows are used, the others left out: {problems.summary()}")
+        what = "rows have their recording" if with_audio else "rows are as they should be"
+        print(f"{path}: {len(rows):,} {what}, the others are left out: {problems.summary()}")
     problems.extend(found)
     return rows, problems
 

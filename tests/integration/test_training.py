@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import types
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -1236,8 +1237,16 @@ def test_bad_rows_of_a_stream_are_listed_and_the_run_goes_on(corpus, tmp_path, d
 def test_what_needs_all_rows_is_refused_for_streams(corpus, tmp_path, block):
     only = stage(corpus, ["connector"], {"language_modeling": 1}, data=block)
     only["data"]["train"][0]["stream"] = True
-    with pytest.raises(RecipeError, match=r"look at all rows before training"):
+    with pytest.raises(RecipeError, match=rf"`{next(iter(block))}` must look at all rows before training"):
         recipe_of(tmp_path, corpus, {"only": only})
+
+
+def test_a_batch_that_cannot_hold_a_row_that_is_let_in_is_refused(corpus, tmp_path):
+    for batch, refused in ((99, True), (100, False)):
+        block = {"batch_tokens": batch, "max_tokens": 100}
+        only = stage(corpus, ["connector"], {"language_modeling": 1}, data=block)
+        with pytest.raises(RecipeError, match="`batch_tokens` is 99, and `max_tokens`") if refused else nullcontext():
+            recipe_of(tmp_path, corpus, {"only": only})
 
 
 # ------------------------------------------------------------------------------------------------- what is not a number
