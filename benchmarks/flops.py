@@ -36,8 +36,8 @@ def language_model_flops(model: Any, batch: Mapping[str, Any]) -> float:
 
 def listening_flops(model: Any, batch: Mapping[str, Any]) -> float:
     """Of the frozen encoder and connector: clips whose frames were kept cost no encoder."""
-    stride = model.model.audio_tower.frame_rate_hz
-    frames = float(batch["input_values_mask"].sum()) / 16_000 * stride if "input_values_mask" in batch else 0.0
+    rate = model.model.audio_tower.frame_rate_hz(model.config.audio_config.to_dict())
+    frames = float(batch["input_values_mask"].sum()) / 16_000 * rate if "input_values_mask" in batch else 0.0
     vectors = int((batch["input_ids"] == model.config.placeholder_id).sum())
     encoder, connector = (multiplying(part, trained=False) for part in (model.model.audio_tower, model.model.connector))
     return 2.0 * encoder * frames + 2.0 * connector * vectors

@@ -17,4 +17,5 @@ def num_audio_tokens(audio_config: Mapping[str, Any], connector_config: Mapping[
     encoder = ENCODERS[audio_config["model_type"]]
     connector = CONNECTORS[connector_config["name"]]
     settings = connector.Settings.model_validate({k: v for k, v in connector_config.items() if k != "name"})
-    return connector.num_tokens(settings, encoder.num_frames(audio_config, num_samples), encoder.frame_rate_hz)
+    frames, rate = encoder.num_frames(audio_config, num_samples), encoder.frame_rate_hz(audio_config)
+    return connector.num_tokens(settings, frames, rate)

@@ -49,7 +49,7 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
             config.connector_config,
             dim_in=encoder.width(config.audio_config.to_dict()),
             dim_out=config.text_config.hidden_size,
-            frame_rate_hz=encoder.frame_rate_hz,
+            frame_rate_hz=encoder.frame_rate_hz(config.audio_config.to_dict()),
         )
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()

@@ -140,11 +140,12 @@ def assemble(
     """A model around parts that are there already, with a new connector; nothing is initialised twice."""
     with torch.device("meta"):
         model = AudioLLMForConditionalGeneration(config)
+    encoder, audio_config = ENCODERS[config.audio_config.model_type], config.audio_config.to_dict()
     connector = build_connector(
         config.connector_config,
-        dim_in=ENCODERS[config.audio_config.model_type].width(config.audio_config.to_dict()),
+        dim_in=encoder.width(audio_config),
         dim_out=config.text_config.hidden_size,
-        frame_rate_hz=audio_tower.frame_rate_hz,
+        frame_rate_hz=encoder.frame_rate_hz(audio_config),
     )
     model.model.audio_tower = audio_tower
     model.model.connector = connector

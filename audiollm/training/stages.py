@@ -133,7 +133,7 @@ class RunFolder:
         begun = self.work(stage) / "settings.json"
         if stage in self.stages and (self.path / stage).is_dir():
             before = self.stages[stage]["settings"]
-            of_ranks = () if before["ranks"] == settings["ranks"] else ("a step",)  # done elsewhere, it is done
+            of_ranks = () if before.get("ranks", 1) == settings["ranks"] else ("a step",)  # done elsewhere, it is done
             refuse_changes(
                 f"stage {stage} was done", before, settings, self.path / stage, but=("ranks", "engine", *of_ranks)
             )

@@ -268,6 +268,18 @@ def test_changed_settings_of_a_finished_stage_are_refused(finished, override, to
         run_recipe(changed)
 
 
+def test_a_run_of_an_older_version_that_noted_no_ranks_goes_on(finished, capsys):
+    recipe, run = finished
+    record = json.loads((run / "run.json").read_text())
+    for stage_record in record["stages"].values():
+        del stage_record["settings"]["ranks"]
+    content = (run / "run.json").read_text()
+    (run / "run.json").write_text(json.dumps(record))
+    run_recipe(recipe)
+    assert capsys.readouterr().out.count("done already, skipped") == 4
+    (run / "run.json").write_text(content)
+
+
 def test_changed_rows_of_a_finished_stage_are_refused(corpus, tmp_path):
     rows = (corpus / "train.jsonl").read_text().splitlines(keepends=True)
     only = stage(corpus, ["connector"], {"language_modeling": 1}, trainer={"max_steps": 1})
@@ -1174,7 +1186,7 @@ def test_a_clip_longer_than_its_row_says_gives_no_loss_and_is_named(corpus):
     assert recordings.num_tokens((0, 0)) > 50  # as the row told
 
 
-def test_what_was_left_out_for_its_length_is_in_the_quarantine(corpus, tmp_path):
+def test_what_was_left_out_for_its_length_is_told_and_in_the_quarantine(corpus, tmp_path, capsys):
     rows = (corpus / "train.jsonl").read_text().splitlines()
     rows[4] = rows[4].replace("how many?", "how many? " * 100)
     (corpus / "longer.jsonl").write_text("\n".join(rows) + "\n")
@@ -1187,6 +1199,10 @@ def test_what_was_left_out_for_its_length_is_in_the_quarantine(corpus, tmp_path)
     )
     run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
     assert places(quarantined(tmp_path)) == [("measuring", 5)]
+    told_at_start = (
+        r"1 of \d+ rows are too long and left out; .*longer\.jsonl:5 takes \d+ tokens, and a row may have 100"
+    )
+    assert re.search(told_at_start, capsys.readouterr().out)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["only"]["rows_left_out"] == 1
 
 

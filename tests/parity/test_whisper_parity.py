@@ -27,10 +27,10 @@ def waves(*seconds):
     return [tone(300 + 200 * n, length, seed=n) for n, length in enumerate(seconds)]
 
 
-def ours_of(samples, bins, window=FULL):
+def ours_of(samples, bins, window=FULL, hop=160):
     values = torch.from_numpy(np.stack(samples))
     lengths = torch.full((len(samples),), values.shape[1])
-    return log_mel(values, lengths, window, bins)
+    return log_mel(values, lengths, window, bins, hop)
 
 
 def theirs_of(samples, bins, **options):
@@ -65,6 +65,33 @@ def test_a_short_full_window_is_reflected_at_its_end_as_the_extractor_does():
     extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=1)
     theirs = extractor(samples, sampling_rate=RATE, return_tensors="pt").input_features
     torch.testing.assert_close(ours_of(samples, 80, window=RATE), theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.2345, 4.0])
+def test_another_hop_length_equals_the_extractor_with_it(seconds):
+    samples, window = waves(seconds), 4 * RATE
+    extractor = WhisperFeatureExtractor(feature_size=80, hop_length=320, chunk_length=4)
+    theirs = extractor(samples, sampling_rate=RATE, return_tensors="pt").input_features
+    ours = ours_of(samples, 80, window, hop=320)
+    assert ours.shape[-1] == -(-len(samples[0]) // 320)
+    torch.testing.assert_close(ours, theirs[..., : ours.shape[-1]], atol=1e-4, rtol=0)
+
+
+def test_the_encoder_with_another_hop_length_hears_through_it():
+    ours, theirs = make_pair(max_source_positions=25, hop_length=320)
+    values = torch.from_numpy(np.stack(waves(1.0)))
+    assert WhisperAudioEncoder.frame_rate_hz(ours.config.to_dict()) == 25.0
+    with torch.no_grad():
+        frames, mask = ours(values, torch.ones_like(values, dtype=torch.bool))
+        expected = theirs(ours_of(values.numpy(), 80, RATE, hop=320)).last_hidden_state
+    assert mask.all() and frames.shape == (1, 25, 16)
+    torch.testing.assert_close(frames, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("hop", [0, 401, 160.0, "160"])
+def test_a_hop_length_that_leaves_sound_out_is_refused(hop):
+    with pytest.raises(ValueError, match=r"hop_length is .*; it is a number of samples from 1 to 400"):
+        WhisperAudioEncoder(WhisperConfig(**ENCODER, hop_length=hop))
 
 
 @pytest.mark.parametrize("bins", [80, 128])
@@ -102,11 +129,12 @@ def test_audio_beyond_the_window_is_encoded_window_by_window():
     torch.testing.assert_close(frames[mask], torch.cat(parts, dim=1)[0], atol=1e-5, rtol=0)
 
 
-def test_the_number_of_frames_is_known_without_weights():
-    encoder, _ = make_pair()
+@pytest.mark.parametrize(("hop", "positions"), [(160, 50), (320, 25), (120, 50)])
+def test_the_number_of_frames_is_known_without_weights(hop, positions):
+    encoder, _ = make_pair(hop_length=hop, max_source_positions=positions)
     config = encoder.config.to_dict()
-    window = window_length(config["max_source_positions"])
-    assert window == RATE
+    window = window_length(positions, hop)
+    assert window == 2 * hop * positions
     for length in [*LENGTHS, *(window + extra for extra in LENGTHS), 2 * window + 1, 3 * window - 161]:
         values = torch.randn(1, length, generator=torch.Generator().manual_seed(length))
         with torch.no_grad():

@@ -161,7 +161,8 @@ def test_a_model_may_think_aloud_but_a_person_only_types_the_word():
 def test_the_way_for_typed_control_tokens_gives_every_other_text_its_own_ids(family, renderer, conversation):
     rendered = renderer.text(parse_messages(conversation), add_generation_prompt=False, **family.kwargs)
     for text in (rendered, *SENTENCES):
-        assert renderer.control._encode_marked(text) == renderer.control.encode(text)
+        own = renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert renderer.control._encode_marked(text) == renderer.control.encode(text) == own
 
 
 def test_a_control_token_that_the_merges_of_a_tokenizer_make_stays_letters_too():

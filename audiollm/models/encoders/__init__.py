@@ -15,8 +15,12 @@ class AudioEncoder(Protocol):
     """What the model asks of an encoder."""
 
     sampling_rate: ClassVar[int]  # Hz
-    frame_rate_hz: ClassVar[float]  # output frames a second
     config_class: ClassVar[type]
+
+    @staticmethod
+    def frame_rate_hz(config: Any) -> float:
+        """Output frames a second, for the plain dictionary of the encoder's config."""
+        ...
 
     @staticmethod
     def num_frames(config: Any, num_samples: int) -> int:

@@ -18,23 +18,34 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
 
 N_FFT = 400
-HOP = 160
+HOP = 160  # samples between two mel frames, as every published Whisper has it; `hop_length` of a config changes it
 STRIDE = 2  # of the second convolution: two mel frames make one output frame
 
 
 class WhisperAudioEncoder(WhisperEncoder):
-    """Waveforms [N, L] at 16 kHz to frames [N, T, C] at 50 Hz; equals transformers' encoder at the full window."""
+    """Waveforms [N, L] at 16 kHz to frames [N, T, C] at 50 Hz; equals transformers' encoder at the full window.
+
+    An encoder that is made from scratch may have a longer `hop_length` in its config: 320 gives 25 frames a second.
+    """
 
     sampling_rate: ClassVar[int] = 16_000
-    frame_rate_hz: ClassVar[float] = 16_000 / HOP / STRIDE
     config_class = WhisperConfig
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__(config)
+        self.hop = hop_length(config.to_dict())
+
+    @staticmethod
+    def frame_rate_hz(config: Mapping[str, Any]) -> float:
+        """Output frames a second: 50, or what `hop_length` makes of it."""
+        return 16_000 / hop_length(config) / STRIDE
 
     @staticmethod
     def num_frames(config: Mapping[str, Any], num_samples: int) -> int:
         """Output frames of a clip: whole windows of `max_source_positions`, then what is left."""
-        window_samples = window_length(config["max_source_positions"])
-        whole, rest = divmod(num_samples, window_samples)
-        return whole * config["max_source_positions"] + output_frames(rest)
+        hop = hop_length(config)
+        whole, rest = divmod(num_samples, window_length(config["max_source_positions"], hop))
+        return whole * config["max_source_positions"] + output_frames(rest, hop)
 
     @staticmethod
     def width(config: Mapping[str, Any]) -> int:
@@ -52,11 +63,11 @@ class WhisperAudioEncoder(WhisperEncoder):
 
     def forward(self, input_values: Tensor, input_values_mask: Tensor) -> tuple[Tensor, Tensor]:
         """[N, L] float32 and its bool mask -> frames [N, T, C] (zero after a clip's end) and bool [N, T]."""
-        window_samples = window_length(self.config.max_source_positions)
+        window_samples = window_length(self.config.max_source_positions, self.hop)
         lengths_N = input_values_mask.sum(-1)
         windows_ML, lengths_M, kept_NK = cut_windows(input_values, lengths_N, window_samples)
-        mel_MFT = log_mel(windows_ML, lengths_M, window_samples, self.config.num_mel_bins)
-        frames_MTC, mask_MT = self.encode(mel_MFT, mel_frames(lengths_M))
+        mel_MFT = log_mel(windows_ML, lengths_M, window_samples, self.config.num_mel_bins, self.hop)
+        frames_MTC, mask_MT = self.encode(mel_MFT, mel_frames(lengths_M, self.hop))
         return join_windows(frames_MTC, mask_MT, kept_NK)
 
     def encode(self, mel_MFT: Tensor, mel_lengths_M: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,19 +84,29 @@ class WhisperAudioEncoder(WhisperEncoder):
         return self.layer_norm(x_MTC) * mask_MT[..., None], mask_MT
 
 
-def window_length(max_source_positions: int) -> int:
+def hop_length(config: Mapping[str, Any]) -> int:
+    """Samples from one mel frame to the next; ValueError where the transform's window would leave sound out."""
+    hop = config.get("hop_length", HOP)
+    if not isinstance(hop, int) or not 1 <= hop <= N_FFT:
+        raise ValueError(
+            f"whisper: hop_length is {hop!r}; it is a number of samples from 1 to {N_FFT}, {HOP} as a rule"
+        )
+    return hop
+
+
+def window_length(max_source_positions: int, hop: int = HOP) -> int:
     """Samples that fill the position table: 480,000 (30 s) for every published Whisper."""
-    return max_source_positions * STRIDE * HOP
+    return max_source_positions * STRIDE * hop
 
 
-def mel_frames(num_samples: Any) -> Any:
-    """Mel frames of a clip: ceil(L / 160); for numbers and tensors."""
-    return -(-num_samples // HOP)
+def mel_frames(num_samples: Any, hop: int = HOP) -> Any:
+    """Mel frames of a clip: ceil(L / hop); for numbers and tensors."""
+    return -(-num_samples // hop)
 
 
-def output_frames(num_samples: int) -> int:
+def output_frames(num_samples: int, hop: int = HOP) -> int:
     """Encoder frames of a part of one window."""
-    return -(-mel_frames(num_samples) // STRIDE)
+    return -(-mel_frames(num_samples, hop) // STRIDE)
 
 
 def cut_windows(waves_NL: Tensor, lengths_N: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,8 +137,8 @@ def join_windows(frames_MTC: Tensor, mask_MT: Tensor, kept_NK: Tensor) -> tuple[
     return frames.view(N, K * T, C), mask.view(N, K * T)
 
 
-def log_mel(waves_ML: Tensor, lengths_M: Tensor, window: int, num_mel_bins: int) -> Tensor:
-    """Whisper's log-mel features [M, F, ceil(L / 160)] of clips that end at `lengths_M`, zero after the end.
+def log_mel(waves_ML: Tensor, lengths_M: Tensor, window: int, num_mel_bins: int, hop: int = HOP) -> Tensor:
+    """Whisper's log-mel features [M, F, ceil(L / hop)] of clips that end at `lengths_M`, zero after the end.
 
     Equal to transformers' extractor: reflected at the start; after the end zeros before the transform, or a reflection
     where a clip fills the whole window; the dynamic range is cut 8 decades below the clip's own maximum.
@@ -129,14 +150,14 @@ def log_mel(waves_ML: Tensor, lengths_M: Tensor, window: int, num_mel_bins: int)
     full_M1 = (lengths_M == window)[:, None]
     tail[:, :half] = waves_ML[:, -half - 1 : -1].flip(-1) * full_M1
     padded = torch.cat([waves_ML[:, 1 : half + 1].flip(-1), waves_ML, tail], dim=1)
-    spectrum = torch.stft(padded, N_FFT, HOP, window=hann(waves_ML.device), center=False, return_complex=True)
+    spectrum = torch.stft(padded, N_FFT, hop, window=hann(waves_ML.device), center=False, return_complex=True)
     power_MBT = spectrum.abs().square()
     mel_MFT = (mel_filters(num_mel_bins, waves_ML.device) @ power_MBT).clamp(min=1e-10).log10()
-    num_frames = mel_frames(mask_ML.shape[1])
+    num_frames = mel_frames(mask_ML.shape[1], hop)
     # every frame that touches the clip counts, but the one past the full window, which the extractor drops
-    loudest_M11 = mel_MFT[..., : window // HOP].amax(dim=(1, 2), keepdim=True)
+    loudest_M11 = mel_MFT[..., : window // hop].amax(dim=(1, 2), keepdim=True)
     mel_MFT = (torch.maximum(mel_MFT, loudest_M11 - 8.0) + 4.0) / 4.0
-    mel_mask = torch.arange(num_frames, device=waves_ML.device) < mel_frames(lengths_M)[:, None]
+    mel_mask = torch.arange(num_frames, device=waves_ML.device) < mel_frames(lengths_M, hop)[:, None]
     return mel_MFT[..., :num_frames] * mel_mask[:, None]
 
 
