@@ -104,6 +104,8 @@ def side(run: Run, work: Work, rank: int, port: int, connection: Any) -> None:
     losses = [entry["loss"] / scale for entry in trainer.state.log_history if "loss" in entry]
     peak = (torch.cuda.max_memory_allocated() / 2**30 if work.device == "cuda" else memory_gib("VmHWM")) - own
     told = {"losses": losses, "peak_gib": peak, "own_gib": own, "encoding": getattr(trainer, "encoding_seconds", 0.0)}
+    if not is_peer:
+        told["waits"] = [entry["data_wait_share"] for entry in trainer.state.log_history if "data_wait_share" in entry]
     if not is_peer and run.without is None:
         told |= operations(trainer, work)
     connection.send(told)
@@ -175,6 +177,8 @@ def figures(work: Work, run: Run, found: dict[str, Any], matrix_gflops: float) -
         "loss_last_third": statistics.mean(losses[-third:]),
         "steps": len(found["seconds"]),
     }
+    if found.get("waits"):  # a share of the step and of the other side's turn, where there is one
+        told["data_wait_share"] = statistics.mean(found["waits"][1:] or found["waits"])
     if "gflop_a_row" in found:
         told["tokens_per_second"] = found["tokens_a_row"] * rows / step
         told["utilisation_whole_step"] = found["gflop_a_row"] * rows / step / run.ranks / matrix_gflops
