@@ -33,6 +33,8 @@ LLM = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 1024, "initializer_range": 0.3,
 }  # fmt: skip
+WIDE = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 32}
+"""Sizes of a language model that can be held in four bits: every layer has whole blocks of 64 inputs."""
 LLMS = {
     "llama": {"model_type": "llama"},
     "qwen2": {"model_type": "qwen2"},

@@ -1,6 +1,8 @@
 """Language models in 4 or 8 bits a weight, by bitsandbytes: NF4 with double quantisation, or LLM.int8.
 
-What is quantised is every linear layer of the language model; embeddings, norms and the vocabulary projection stay.
+What is quantised is every linear layer of the language model; embeddings, norms and the vocabulary projection stay. NF4
+also leaves out layers whose inputs do not fill whole blocks of 64, which no public model of size has: on CPUs with
+AVX-512 bitsandbytes 0.50 reads such weights with the scale of a neighbouring block.
 Such a model is frozen, and adapters (LoRA) and what listens train on it. LLM.int8 leaves out what is above 6 in any row
 of a batch: in 8 bits, and there alone, an answer can depend a little on what else is asked at once.
 Not here: where the weights come from and how they are told apart (parts.py).
@@ -16,6 +18,8 @@ from torch import nn
 
 SCHEMES = ("nf4", "int8")
 """How a language model can be quantised, by name."""
+NF4_BLOCK = 64
+"""Weights of NF4 that share a scale."""
 UNQUANTIZED = "none"
 """What to ask for to get a checkpoint's language model as it was before quantisation."""
 
@@ -36,11 +40,28 @@ def check_scheme(scheme: str | None) -> str | None:
     return scheme
 
 
+def can_be_quantized(in_features: int, scheme: str) -> bool:
+    """Whether a linear layer with so many inputs is quantised, or stays as it is."""
+    return scheme != "nf4" or in_features % NF4_BLOCK == 0
+
+
 def quantize_linears(language_model: Any, scheme: str) -> None:
-    """Quantise every linear layer of a language model in place; the same weights give the same bits in any type."""
-    for name, module in list(language_model.named_modules()):
-        if type(module) is nn.Linear:
-            language_model.set_submodule(name, quantized(module, scheme))
+    """Quantise the linear layers of a language model in place; the same weights give the same bits in any type.
+
+    ValueError if there is none that can be.
+    """
+    linears = [
+        (name, module)
+        for name, module in language_model.named_modules()
+        if type(module) is nn.Linear and can_be_quantized(module.in_features, scheme)
+    ]
+    if not linears:
+        raise ValueError(
+            f"quantize={scheme}: no linear layer of this language model has a multiple of {NF4_BLOCK} inputs; "
+            "leave it out, or take int8"
+        )
+    for name, module in linears:
+        language_model.set_submodule(name, quantized(module, scheme))
     setattr(language_model, {"nf4": "is_loaded_in_4bit", "int8": "is_loaded_in_8bit"}[scheme], True)  # peft looks here
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # int8 warns at every call
 

@@ -19,6 +19,7 @@ from torch import nn
 from audiollm.data.dataset import Recordings, num_samples
 from audiollm.models.chunked_loss import CHUNK_VALUES
 from audiollm.models.freezing import part_of
+from audiollm.models.quantize import can_be_quantized
 
 GIB = 2**30
 CARDS_GIB = {"24 GB": 22.0, "80 GB": 76.0}
@@ -79,7 +80,8 @@ def held(
     for name, parameter in model.named_parameters():
         part, owner = part_of(name), name.removesuffix(".weight").removesuffix(".base_layer")
         type_, size = ("float32", 4.0) if part not in in_bfloat16 else ("bfloat16", 2.0)
-        if quantize and owner in linears and name.endswith(".weight"):
+        of_linear = owner in linears and name.endswith(".weight")
+        if quantize and of_linear and can_be_quantized(parameter.shape[-1], quantize):
             type_, size = quantize, quantized_bytes(quantize, parameter)
         parts[part] = add(parts.get(part, Held()), parameter, type_, size, optim)
     for parameter in heads.parameters():

@@ -14,6 +14,7 @@ from test_shared_audio import (
     SEVERAL,
     TURNS,
     assert_as_separate_rows,
+    in_double,
     loss_and_gradients,
     packed_batch,
     ready,
@@ -44,6 +45,7 @@ def plain_batch(built, rows):
 
 def assert_as_rows_alone(built, batch, rows):
     """Loss and every gradient are the sums over each row by itself, to rounding."""
+    rounding = in_double(built)
     num_items = int((batch["shift_labels"] != IGNORE_INDEX).sum())
     ours, our_gradients = loss_and_gradients(built.model, batch, num_items)
     total, gradients = torch.zeros(()), {}
@@ -55,7 +57,7 @@ def assert_as_rows_alone(built, batch, rows):
     assert our_gradients.keys() == gradients.keys()
     for name, gradient in our_gradients.items():
         scale = float(gradients[name].abs().max())
-        torch.testing.assert_close(gradient, gradients[name], rtol=0, atol=2e-5 * max(scale, 1e-3), msg=name)
+        torch.testing.assert_close(gradient, gradients[name], rtol=0, atol=rounding * max(scale, 1e-3), msg=name)
 
 
 # --------------------------------------------------------------------------------------- models that take no such mask

@@ -9,7 +9,7 @@ import yaml
 from integration import test_training
 from integration.test_training import Kill, Killed, assert_same_weights, stage, weights
 from safetensors.torch import load_file, save_file
-from tiny import ENCODER, LLM, LLMS, MLP, checksum, tokenizer
+from tiny import ENCODER, LLM, LLMS, MLP, WIDE, checksum, tiny, tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, WhisperConfig, WhisperModel
 from typer.testing import CliRunner
 
@@ -19,8 +19,10 @@ from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import has_lora, merge_lora, part_of, select_trainable
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import build
+from audiollm.models.quantize import quantize_linears
 from audiollm.recipe import RecipeError, load_recipe
 from audiollm.training import run_recipe, stages
+from audiollm.training.memory import linear_layers
 
 corpus, watch = test_training.corpus, test_training.watch  # fixtures
 SCHEMES = ["nf4", "int8"]
@@ -35,7 +37,7 @@ def hub(tmp_path_factory):
     WhisperModel(WhisperConfig(**ENCODER)).save_pretrained(folder / "whisper")
     words = tokenizer()
     sizes = {"vocab_size": len(words) + 20, "pad_token_id": 0, "eos_token_id": words.eos_token_id}
-    config = AutoConfig.for_model(**{**LLM, "initializer_range": 0.1}, **LLMS["qwen2"], **sizes)
+    config = AutoConfig.for_model(**{**LLM, **WIDE, "initializer_range": 0.1}, **LLMS["qwen2"], **sizes)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "qwen")
     words.save_pretrained(folder / "qwen")
     return folder
@@ -95,6 +97,26 @@ def logits(model, dtype=torch.float32):
 
 
 # ------------------------------------------------------------------------------------------------- a quantised base
+
+
+@pytest.mark.parametrize(("scheme", "inputs", "most"), [("nf4", 64, 0.12), ("nf4", 96, 0.12), ("int8", 96, 0.02)])
+def test_every_layer_is_as_near_to_its_weights_as_so_many_bits_can_be(scheme, inputs, most):
+    """Also where the inputs of some layers fill no whole blocks: those stay as they are."""
+    language_model = tiny("qwen2", **WIDE | {"intermediate_size": inputs}).model.model.language_model
+    before = {name: module.weight.data.clone() for name, module in linear_layers(language_model)}
+    quantize_linears(language_model, scheme)
+    held = dict(language_model.named_modules())
+    for name, weight in before.items():
+        heard = torch.eye(weight.shape[1])[None]
+        bias = 0 if held[name].bias is None else held[name].bias.data
+        error = ((held[name](heard)[0].float() - bias).T - weight).std() / weight.std()
+        stays = scheme == "nf4" and weight.shape[1] % 64 != 0
+        assert error == 0 if stays else 0 < error < most, name
+
+
+def test_a_language_model_of_which_four_bits_hold_no_layer_is_refused():
+    with pytest.raises(ValueError, match="no linear layer of this language model has a multiple of 64 inputs"):
+        quantize_linears(tiny("qwen2").model.model.language_model, "nf4")
 
 
 def test_a_quantised_language_model_is_trained_on_and_the_loss_falls(trained):
@@ -206,7 +228,10 @@ def test_recomputed_activations_give_the_same_run_on_a_quantised_base(scheme, hu
 
 def test_a_language_model_from_scratch_is_quantised_when_it_is_loaded_and_not_saved_so(tmp_path):
     built = build(
-        encoder={"config": ENCODER}, connector=MLP, llm={"config": {**LLM, **LLMS["qwen2"]}}, tokenizer=tokenizer()
+        encoder={"config": ENCODER},
+        connector=MLP,
+        llm={"config": {**LLM, **WIDE, **LLMS["qwen2"]}},
+        tokenizer=tokenizer(),
     )
     save_checkpoint(built.model, built.processor, tmp_path / "whole", trained={"connector"})
     held = load(tmp_path / "whole", device="cpu", quantize="nf4").model
