@@ -14,7 +14,7 @@ import pytest
 import torch
 from datasets import Audio, Dataset
 from guards.repository import ROOT, blocks, commands
-from tiny import ENCODER, LLM, LLMS, RATE, tiny, tones, write_tones
+from tiny import ENCODER, LLM, LLMS, RATE, WIDE, tiny, tones, write_tones
 from transformers import Qwen3Config, Qwen3ForCausalLM, WhisperConfig, WhisperModel
 from typer.testing import CliRunner
 
@@ -48,7 +48,7 @@ def stand_ins(tmp_path_factory):
     tokenizer = chat_templates.qwen()
     tokenizer.chat_template = chat_templates.QWEN3
     padded = len(tokenizer) + 20  # as the public ones, whose embedding has more rows than the tokenizer has tokens
-    config = Qwen3Config(**LLM, **LLMS["qwen3"], vocab_size=padded, eos_token_id=tokenizer.eos_token_id)
+    config = Qwen3Config(**LLM | WIDE, **LLMS["qwen3"], vocab_size=padded, eos_token_id=tokenizer.eos_token_id)
     Qwen3ForCausalLM(config).save_pretrained(folder / "qwen3")
     tokenizer.save_pretrained(folder / "qwen3")
     return folder
