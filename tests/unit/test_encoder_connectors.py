@@ -1,6 +1,7 @@
 """Encoder and connectors: a clip's result is its own, its length is known beforehand, and it is as loud as text."""
 
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -60,6 +61,36 @@ def test_a_batch_of_clips_is_encoded_as_each_alone(encoder):
     together = vectors_of(encoder, *batch_of(CLIPS))
     alone = [vectors_of(encoder, *batch_of([clip]))[0] for clip in CLIPS]
     assert_same(together, alone)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_clips_one_after_another_are_encoded_as_padded_ones_and_so_are_the_gradients(encoder, attention):
+    padded = WhisperAudioEncoder(deepcopy(encoder.config)).eval()
+    padded.load_state_dict(encoder.state_dict())
+    padded.set_attn_implementation(attention)
+    values, mask = batch_of(CLIPS)
+    heard = []
+    for one in (encoder, padded):
+        frames, kept = one(values, mask)
+        one.zero_grad()
+        (frames[kept] * torch.arange(frames.shape[-1])).sum().backward()
+        heard.append((frames.detach(), {name: p.grad for name, p in one.named_parameters() if p.requires_grad}))
+    (ours, our_gradients), (theirs, their_gradients) = heard
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+    for name, gradient in our_gradients.items():
+        torch.testing.assert_close(gradient, their_gradients[name], atol=1e-5 * float(gradient.abs().max()), rtol=0)
+
+
+def test_no_layer_of_the_encoder_computes_padding(encoder):
+    frames = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args: frames.append(args[0].shape[:2])) for layer in encoder.layers
+    ]
+    values, mask = batch_of(CLIPS)
+    _, kept = encoder(values, mask)
+    for hook in hooks:
+        hook.remove()
+    assert set(frames) == {(1, int(kept.sum()))}
 
 
 @BOTH

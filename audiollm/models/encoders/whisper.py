@@ -1,7 +1,7 @@
 """Whisper's encoder on the clip's real length, with the log-mel front end on the model's device.
 
 The weights and layers are transformers' own `WhisperEncoder`; what differs is the way in: waveforms instead of
-features, no padding to 30 s, a mask between clips, and windows for audio longer than the position table.
+features, no padding to 30 s or to the longest clip, and windows for audio longer than the position table.
 Shapes: N clips, L samples, M windows, F mel bins, T frames, C width.
 """
 
@@ -16,6 +16,8 @@ from transformers import WhisperConfig
 from transformers.audio_utils import mel_filter_bank
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
+
+from audiollm.models.encoders.clips import CLIPS, joined, parted, prefer_clips
 
 N_FFT = 400
 HOP = 160  # samples between two mel frames, as every published Whisper has it; `hop_length` of a config changes it
@@ -34,6 +36,7 @@ class WhisperAudioEncoder(WhisperEncoder):
     def __init__(self, config: WhisperConfig) -> None:
         super().__init__(config)
         self.hop = hop_length(config.to_dict())
+        prefer_clips(self)
 
     @staticmethod
     def frame_rate_hz(config: Mapping[str, Any]) -> float:
@@ -75,13 +78,22 @@ class WhisperAudioEncoder(WhisperEncoder):
         mel_mask_MT = torch.arange(mel_MFT.shape[-1], device=mel_MFT.device) < mel_lengths_M[:, None]
         x_MCT = F.gelu(self.conv1(mel_MFT.to(self.conv1.weight.dtype))) * mel_mask_MT[:, None]
         x_MTC = F.gelu(self.conv2(x_MCT)).transpose(1, 2)
-        mask_MT = mel_mask_MT[:, ::STRIDE]
         x_MTC = x_MTC + self.embed_positions.weight[: x_MTC.shape[1]]
         x_MTC = F.dropout(x_MTC, p=self.dropout, training=self.training)
+        mask_MT = mel_mask_MT[:, ::STRIDE]
+        if self.config._attn_implementation == CLIPS:
+            return self.encode_joined(x_MTC, mask_MT), mask_MT
         attention_mask = create_bidirectional_mask(self.config, x_MTC, None if bool(mask_MT.all()) else mask_MT)
         for layer in self.layers:
             x_MTC = layer(x_MTC, attention_mask)
         return self.layer_norm(x_MTC) * mask_MT[..., None], mask_MT
+
+    def encode_joined(self, x_MTC: Tensor, mask_MT: Tensor) -> Tensor:
+        """The layers over the frames of all windows in one sequence: [M, T, C] -> [M, T, C], zero after the end."""
+        x_1SC, lengths = joined(x_MTC, mask_MT), mask_MT.sum(-1).tolist()
+        for layer in self.layers:
+            x_1SC = layer(x_1SC, None, clip_lengths=lengths)
+        return parted(self.layer_norm(x_1SC), mask_MT)
 
 
 def hop_length(config: Mapping[str, Any]) -> int:

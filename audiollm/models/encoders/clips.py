@@ -1,0 +1,65 @@
+"""An encoder's attention clip by clip: the frames of all clips stand in one sequence, and there is no padding.
+
+    padded    a a a a a         joined    a a a a a b b c c c        lengths 5, 2, 3
+              b b . . .
+              c c c . .                   each clip sees itself, whole
+
+Linear layers and norms see frames alone, and attention needs no mask. Not here: the attention of the language model
+(models/attention.py), which is causal.
+Shapes: M clips, T frames of the longest, S frames of all, H heads, D head width, C width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+CLIPS = "clips"
+"""The name of clip-by-clip attention among the library's implementations; without lengths it is sdpa."""
+
+
+def clip_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    clip_lengths: Sequence[int] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """An attention function of the library: [1, H, S, D] -> [1, S, H, D], each clip by itself."""
+    if clip_lengths is None:
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+        return out, None
+    clips = zip(*(part.split(list(clip_lengths), dim=2) for part in (query, key, value)), strict=True)
+    heard = [F.scaled_dot_product_attention(*clip, dropout_p=dropout, scale=scaling) for clip in clips]
+    return torch.cat(heard, dim=2).transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(CLIPS, clip_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(CLIPS, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+def prefer_clips(encoder: Any) -> None:
+    """Attend clip by clip where the encoder would use sdpa."""
+    if encoder.config._attn_implementation == "sdpa":
+        encoder.set_attn_implementation(CLIPS)
+
+
+def joined(frames_MTC: Tensor, mask_MT: Tensor) -> Tensor:
+    """Frames of all clips one after another: [1, S, C]."""
+    return frames_MTC[mask_MT][None]
+
+
+def parted(frames_1SC: Tensor, mask_MT: Tensor) -> Tensor:
+    """The inverse of `joined`: [M, T, C], zero after a clip's end."""
+    empty_MTC = frames_1SC.new_zeros(*mask_MT.shape, frames_1SC.shape[-1])
+    return empty_MTC.masked_scatter(mask_MT[..., None], frames_1SC)
