@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from workload import LEARNING_RATE, MICRO_BATCH, OUR_MICRO_BATCHES, RATE, ROWS_A_STEP, Work, word_tokenizer
+from workload import LEARNING_RATE, MICRO_BATCH, RATE, ROWS_A_STEP, Work, word_tokenizer
 
 CONNECTOR = 512
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
@@ -108,8 +108,8 @@ def build_ours(work: Work, gate: Any, settings: list[str], without: str | None =
         "lora": {**work.sizes.lora, "target_modules": ["q_proj", "v_proj"]},
         "data": {"train": [rows]},
         "trainer": {
-            "max_steps": work.num_steps, "per_device_train_batch_size": max(work.clips_a_step // OUR_MICRO_BATCHES, 1),
-            "gradient_accumulation_steps": OUR_MICRO_BATCHES, "logging_steps": 1,
+            "max_steps": work.num_steps, "per_device_train_batch_size": work.clips_a_step // work.micro_batches,
+            "gradient_accumulation_steps": work.micro_batches, "logging_steps": 1,
             "lr_scheduler_type": "constant", "save_steps": 100_000, "report_to": [],
             "use_cpu": work.device == "cpu", "bf16": work.device == "cuda",
         },

@@ -13,6 +13,7 @@ so that a machine whose speed drifts is as fast for one as for the other.
 
     peer   Qwen2AudioForConditionalGeneration, its processor, a usual collator, plain Trainer, micro-batches of 8 rows
     ours   the road of `audiollm train`
+    kept   the same from its second epoch on, where the encoder's output is kept (--cached-features)
 
 What a row costs is what a user waits for it: reading the recording, features, forward, backward, optimizer. Several
 values of one option are measured one after another. Utilisation is in the convention of flops.py.
@@ -43,7 +44,7 @@ from workload import SIZES, Work, write_work
 class Run:
     """How a side is run."""
 
-    side: str  # peer, ours
+    side: str  # peer, ours, which is also run with kept features
     threads: int
     settings: list[str] = field(default_factory=list)  # of our recipe
     without: str | None = None  # a saving that is off
@@ -106,6 +107,8 @@ def side(run: Run, work: Work, rank: int, port: int, connection: Any) -> None:
     told = {"losses": losses, "peak_gib": peak, "own_gib": own, "encoding": getattr(trainer, "encoding_seconds", 0.0)}
     if not is_peer:
         told["waits"] = [entry["data_wait_share"] for entry in trainer.state.log_history if "data_wait_share" in entry]
+    connection.send({"done": True})
+    connection.recv()  # all sides are done: what follows has the machine for itself
     if not is_peer and run.without is None:
         told |= operations(trainer, work)
     connection.send(told)
@@ -156,8 +159,17 @@ def measure(work: Work, runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
                 pipe.send("go")
             seconds[name].append(max(pipe.recv()["seconds"] for pipe in pipes[name]))
             print(f"  {name} step {len(seconds[name])}: {seconds[name][-1]:.2f} s", flush=True)
-    told = {name: [pipe.recv() for pipe in pipes[name]] for name in runs}
-    return {name: {"seconds": seconds[name], **told[name][0]} for name in runs}
+    for name in runs:
+        for pipe in pipes[name]:
+            pipe.recv()
+    return {name: {"seconds": seconds[name], **tell(pipes[name])} for name in runs}
+
+
+def tell(pipes: list[Any]) -> dict[str, Any]:
+    """What the first rank of a run tells, when its turn has come."""
+    for pipe in pipes:
+        pipe.send("tell")
+    return dict(pipes[0].recv())
 
 
 def figures(work: Work, run: Run, found: dict[str, Any], matrix_gflops: float) -> dict[str, Any]:
@@ -200,6 +212,8 @@ def against(work: Work, runs: dict[str, Run]) -> dict[str, Any]:
     if "peer" in result:
         for ratio, key in {"rows_per_second": "rows_per_second", "peak_memory": "peak_gib_above_model"}.items():
             result[f"ratio_{ratio}"] = result["ours"][key] / result["peer"][key]
+    if "peer" in result and "kept" in result:
+        result["ratio_kept_features"] = result["kept"]["rows_per_second"] / result["peer"]["rows_per_second"]
     result["matrix_gflops"] = rate
     result["work"] = {key: value for key, value in asdict(work).items() if key != "folder"} | {"steps": work.num_steps}
     return result
@@ -241,7 +255,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--seconds", type=numbers(float), default=[8.0], help="median length; of several, the length")
     parser.add_argument("--ranks", type=numbers(int), default=[1], help="processes of ours; several: 1,2")
-    parser.add_argument("--cached-features", action="store_true", help="the encoder's output is kept on disk")
+    parser.add_argument("--cached-features", action="store_true", help="also with the encoder's output kept on disk")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--steps", type=int, help="instead of whole epochs")
     parser.add_argument("--seed", type=int, default=0)
@@ -259,7 +273,6 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Parse, measure, print, write."""
     options = parse()
-    settings = [*options.set, *(["stages.instruct.data.cache_features=true"] if options.cached_features else [])]
     spread = 0.45 if len(options.seconds) == 1 else 0.0
     results = []
     for questions, seconds, ranks in product(options.questions, options.seconds, options.ranks):
@@ -267,12 +280,13 @@ def main() -> None:
             options.clips, questions, seconds, options.epochs, options.steps, options.seed, "", spread, options.size,
             options.device,
         )  # fmt: skip
-        ours = Run("ours", options.threads, settings, ranks=ranks)
+        ours = Run("ours", options.threads, options.set, ranks=ranks)
+        kept = replace(ours, settings=[*options.set, "stages.instruct.data.cache_features=true"])
         if options.ablate:
             result: dict[str, Any] = {"ablation": ablation(work, ours)}
         else:
             peer = {"peer": Run("peer", options.threads)} if options.against == "transformers" else {}
-            result = against(work, {**peer, "ours": ours})
+            result = against(work, {**peer, "ours": ours, **({"kept": kept} if options.cached_features else {})})
         results.append({**result, "questions": questions, "seconds": seconds, "ranks": ranks})
     whole = results[0] if len(results) == 1 else {"runs": results}
     whole["machine"] = {

@@ -10,7 +10,8 @@ import numpy as np
 RATE = 16_000
 ROWS_A_STEP = 40
 MICRO_BATCH = 8  # rows of the peer, five to a step
-OUR_MICRO_BATCHES = 4  # to a step
+OUR_CLIPS = 5  # in a micro-batch of ours, at the most
+OUR_MICRO_BATCHES = 4  # to a step, or more
 LEARNING_RATE = 5e-3
 SPECIAL = [
     "<|pad|>",
@@ -100,6 +101,14 @@ class Work:
     def clips_a_step(self) -> int:
         """So that a step has 40 rows."""
         return max(ROWS_A_STEP // self.questions, 1)
+
+    @property
+    def micro_batches(self) -> int:
+        """Of ours to a step, each of so many clips: four, or more where these would hold too many clips."""
+        divisors = [n for n in range(1, self.clips_a_step + 1) if self.clips_a_step % n == 0]
+        return next(
+            (n for n in divisors if n >= OUR_MICRO_BATCHES and self.clips_a_step / n <= OUR_CLIPS), divisors[-1]
+        )
 
     @property
     def num_steps(self) -> int:
