@@ -169,10 +169,17 @@ def ours_alone(recordings: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 
 
 def whole_windows(model: Any) -> None:
-    """The encoder reads every clip padded to its window of 30 s."""
+    """The encoder reads every clip padded to its window of 30 s; what it makes of the padding is cut off."""
     tower = model.model.audio_tower
     encode, full = tower.encode, 2 * tower.config.max_source_positions
-    tower.encode = lambda mel_MFT, lengths_M: encode(F.pad(mel_MFT, (0, full - mel_MFT.shape[-1])), lengths_M)
+
+    def padded(mel_MFT: Any, lengths_M: Any) -> tuple[Any, Any]:
+        frames_MTC, _ = encode(F.pad(mel_MFT, (0, full - mel_MFT.shape[-1])), torch.full_like(lengths_M, full))
+        mask_MT = torch.arange(frames_MTC.shape[1], device=lengths_M.device) < (lengths_M[:, None] + 1) // 2
+        longest = int(mask_MT.sum(-1).max())
+        return (frames_MTC * mask_MT[..., None])[:, :longest], mask_MT[:, :longest]
+
+    tower.encode = padded
 
 
 def all_logits(model: Any) -> None:

@@ -121,6 +121,7 @@ def operations(trainer: Any, work: Work) -> dict[str, float]:
     batches = [trainer._prepare_inputs(batch) for _, batch in zip(range(4), loader, strict=False)]
     with trainer.compute_loss_context_manager():
         seconds = language_model_seconds(model, batches)
+    rate = matrix_rate(work.device, torch.get_num_threads())  # here, and not in another minute of a machine that drifts
     inner = sum(language_model_flops(model, batch) for batch in batches) / 1e9
     whole = inner + sum(listening_flops(model, batch) for batch in batches) / 1e9
     rows = sum(len(batch["row_ids"]) for batch in batches)
@@ -128,6 +129,7 @@ def operations(trainer: Any, work: Work) -> dict[str, float]:
     return {
         "gflop_a_row": whole / rows,
         "language_model_gflop_per_second": inner / seconds,
+        "matrix_gflops": rate,
         "tokens_a_row": tokens / rows,
     }
 
@@ -172,7 +174,7 @@ def tell(pipes: list[Any]) -> dict[str, Any]:
     return dict(pipes[0].recv())
 
 
-def figures(work: Work, run: Run, found: dict[str, Any], matrix_gflops: float) -> dict[str, Any]:
+def figures(work: Work, run: Run, found: dict[str, Any]) -> dict[str, Any]:
     """What is reported of a run; the first step, in which memory is claimed, is not counted where there are others."""
     step = statistics.mean(found["seconds"][1:] or found["seconds"])
     rows = work.clips_a_step * work.questions * run.ranks
@@ -193,8 +195,9 @@ def figures(work: Work, run: Run, found: dict[str, Any], matrix_gflops: float) -
         told["data_wait_share"] = statistics.mean(found["waits"][1:] or found["waits"])
     if "gflop_a_row" in found:
         told["tokens_per_second"] = found["tokens_a_row"] * rows / step
-        told["utilisation_whole_step"] = found["gflop_a_row"] * rows / step / run.ranks / matrix_gflops
-        told["utilisation_language_model"] = found["language_model_gflop_per_second"] / matrix_gflops
+        told["matrix_gflops"] = found["matrix_gflops"]
+        told["utilisation_whole_step"] = found["gflop_a_row"] * rows / step / run.ranks / found["matrix_gflops"]
+        told["utilisation_language_model"] = found["language_model_gflop_per_second"] / found["matrix_gflops"]
     return told
 
 
@@ -204,17 +207,15 @@ def against(work: Work, runs: dict[str, Run]) -> dict[str, Any]:
     work = replace(work, folder=folder)
     try:
         write_work(work)
-        rate = matrix_rate(work.device, next(iter(runs.values())).threads)
         found = measure(work, runs)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    result: dict[str, Any] = {name: figures(work, run, found[name], rate) for name, run in runs.items()}
+    result: dict[str, Any] = {name: figures(work, run, found[name]) for name, run in runs.items()}
     if "peer" in result:
         for ratio, key in {"rows_per_second": "rows_per_second", "peak_memory": "peak_gib_above_model"}.items():
             result[f"ratio_{ratio}"] = result["ours"][key] / result["peer"][key]
     if "peer" in result and "kept" in result:
         result["ratio_kept_features"] = result["kept"]["rows_per_second"] / result["peer"]["rows_per_second"]
-    result["matrix_gflops"] = rate
     result["work"] = {key: value for key, value in asdict(work).items() if key != "folder"} | {"steps": work.num_steps}
     return result
 
