@@ -228,7 +228,7 @@ def test_epochs_follow_one_another_without_gap_or_overlap(samples):
     for epoch in range(15_000 // samples + 1):
         sampler.set_epoch(epoch)
         found += list(sampler)
-    assert found == batches(Lengths(SIZES), samples=20_000)[: len(found)]
+    assert found == batches(Lengths(SIZES), samples=30_000)[: len(found)]
     heard = {key for batch in found for key in batch}
     epochs, numbers = Lengths(SIZES).keys_at(np.arange(len(heard)))
     whole = set(zip(epochs.tolist(), numbers.tolist(), strict=True))
