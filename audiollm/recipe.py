@@ -259,17 +259,15 @@ class DataSettings(Settings):
     """Which of the assistant's turns the loss counts."""
 
     @model_validator(mode="after")
-    def _streams_are_not_measured(self) -> Self:
+    def _streams_and_budgets(self) -> Self:
         streamed = any(source.stream for source in self.train)
         if any(source.stream for source in self.validation):
             raise ValueError("validation rows are read whole, in their order; `stream` is for `train`")
         if self.num_samples and not streamed:
             raise ValueError("`num_samples` is for streams; a source becomes one with `stream: true`")
-        whole = [name for name in ("batch_tokens", "max_tokens", "cache_features") if getattr(self, name)]
-        whole += ["too_long"] if self.too_long != "drop" else []
-        if streamed and whole:
+        if streamed and self.cache_features:
             raise ValueError(
-                f"`{'`, `'.join(whole)}` must look at all rows before training, and the rows of a stream are read when "
+                "`cache_features` must look at all rows before training, and the rows of a stream are read when "
                 "they are needed; leave that out, or `stream`"
             )
         if self.batch_tokens and self.max_tokens and self.batch_tokens < self.max_tokens:

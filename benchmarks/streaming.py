@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from audiollm.audio import write
+from audiollm.data.mixture import Mixture
 from audiollm.data.sampling import StreamSampler
-from audiollm.data.streams import Mixture, open_stream
+from audiollm.data.streams import open_stream
 
 BATCH = 16
 
@@ -50,7 +51,7 @@ def measure(folder: Path, count: int) -> dict[str, float]:
     found["index_seconds"] = round(time.perf_counter() - started, 1)
     found["mib_after_index"] = resident_mib()
     mixture = Mixture([stream], [1.0], seed=0)
-    sampler = StreamSampler(mixture.key_at, mixture.seconds, BATCH, len(mixture))
+    sampler = StreamSampler(mixture, BATCH, len(mixture))
     started, read = time.perf_counter(), 0
     for batch in sampler:
         read += sum(len(mixture[number]) for _, number in batch)

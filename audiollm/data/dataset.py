@@ -6,8 +6,8 @@ Everything is a function of the seed, the epoch and the clip's number, so it doe
 
 import math
 import random
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -40,6 +40,10 @@ class Renderer(Protocol):
         self, messages: Sequence[Message], num_samples: Sequence[int], *, supervise: str = "last"
     ) -> Sequence[Any]:
         """Token ids and which of them are supervised."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Stands for all that decides how many tokens messages take."""
         ...
 
 
@@ -136,6 +140,11 @@ class Recordings(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.groups)
 
+    @property
+    def num_rows(self) -> int:
+        """Rows that were given, those that are left out included."""
+        return len(self.rows) if isinstance(self.groups, list) else self.groups.num_rows
+
     def seconds(self, number: int) -> float:
         """Length of a group's sound where it was measured or the rows tell it, else 0: for batches of like lengths."""
         if self.lengths:
@@ -147,35 +156,60 @@ class Recordings(Dataset[Example]):
 
         What the limits do not let in is taken out and returned; ValueError where they refuse it.
         """
-        groups, self.groups, self.lengths = self.groups, [], []
+        if isinstance(self.groups, list):
+            self.groups, self.lengths, bad = self.fitting(self.groups)
+        else:
+            self.groups, bad = self.groups.measured(self)
+        return bad
+
+    def fitting(self, groups: Iterable[list[Row]]) -> tuple[list[list[Row]], list[Length], list[BadRow]]:
+        """Groups that the limits let in, their lengths, and the rows that they leave out."""
+        kept: list[list[Row]] = []
+        lengths: list[Length] = []
         bad: list[BadRow] = []
         for rows in groups:
-            length = self.length(rows)
-            fitting = [index for index in range(len(rows)) if length.rows[index] <= self.limits.of_row]
-            parts = self.parts(fitting, length)
-            kept = parts if self.limits.too_long == "split" else parts[:1]
-            within = {index for part in kept for index in part}
-            for index in range(len(rows)):
-                if index not in within:
-                    bad.append(self.too_long(rows[index], length.rows[index]))
-                    if self.limits.too_long == "refuse":
-                        told = f"{bad[0]['origin']}: {bad[0]['cause']}"
-                        raise ValueError(f"{told}; shorten it, raise `max_tokens`, or set `too_long: drop`")
-            self.groups += [[rows[index] for index in part] for part in kept]
-            self.lengths += [length.of(part) for part in kept]
-        return bad
+            parts, longer = self.fit(rows)
+            self.refuse(longer)
+            kept += [[rows[index] for index in indices] for indices, _ in parts]
+            lengths += [length for _, length in parts]
+            bad += longer
+        return kept, lengths, bad
+
+    def fit(self, rows: Sequence[Row]) -> tuple[list[tuple[list[int], Length]], list[BadRow]]:
+        """The rows of a recording that go into one sequence together, with its length; and those that are left out."""
+        length = self.length(rows)
+        fitting = [index for index in range(len(rows)) if length.rows[index] <= self.limits.of_row]
+        parts = self.parts(fitting, length)
+        kept = parts if self.limits.too_long == "split" else parts[:1]
+        within = {index for part in kept for index in part}
+        longer = [self.too_long(rows[n], length.rows[n]) for n in range(len(rows)) if n not in within]
+        return [(part, length.of(part)) for part in kept], longer
+
+    def refuse(self, longer: Sequence[BadRow]) -> None:
+        """ValueError for the first row that is too long, where the limits refuse it."""
+        if longer and self.limits.too_long == "refuse":
+            told = f"{longer[0]['origin']}: {longer[0]['cause']}"
+            raise ValueError(f"{told}; shorten it, raise `max_tokens`, or set `too_long: drop`")
+
+    def identity(self) -> list[Any]:
+        """What `fit` depends on, beside the rows, as plain JSON."""
+        known = [self.renderer.fingerprint(), self.supervise, self.with_text, self.share_audio]
+        return [*known, *asdict(self.limits).values(), self.questions_per_clip]
 
     def parts(self, indices: Sequence[int], length: Length) -> list[list[int]]:
         """Questions of a clip that fit into one sequence together, in their order."""
         parts: list[list[int]] = []
         for index in indices:
             together = [*parts[-1], index] if parts else [index]
-            largest = sorted((length.branches[one] for one in together), reverse=True)[: self.questions_per_clip]
-            if parts and length.trunk + sum(largest) <= (self.limits.max_tokens or math.inf):
+            if parts and self.most_tokens(length.of(together)) <= (self.limits.max_tokens or math.inf):
                 parts[-1].append(index)
             else:
                 parts.append([index])
         return parts
+
+    def most_tokens(self, length: Length) -> int:
+        """Tokens of a sequence, whichever of its questions are chosen."""
+        return length.trunk + sum(sorted(length.branches, reverse=True)[: self.questions_per_clip])
 
     def too_long(self, row: Row, num_tokens: int) -> BadRow:
         """What is said of a row that the limits do not let in."""
@@ -200,7 +234,12 @@ class Recordings(Dataset[Example]):
         return Length(sum(seconds), sum(trunks[id(part[0])] for part in parts), tuple(branches), tuple(alone))
 
     def num_tokens(self, key: tuple[int, int]) -> int:
-        """Tokens of what `self[key]` gives; some of the questions may have more in common, and take fewer."""
+        """Tokens of what `self[key]` gives; some of the questions may have more in common, and take fewer.
+
+        Of rows that stay on disk it is known what they take at most.
+        """
+        if not isinstance(self.groups, list):
+            return int(self.groups.tokens(np.array([key[1]]))[0])
         length = self.lengths[key[1]]
         return length.trunk + sum(length.branches[index] for index in self.choose(*key, len(length.branches)))
 

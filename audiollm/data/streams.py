@@ -1,4 +1,4 @@
-"""Rows that stay on disk: an index of where the rows of each recording are, and an order that needs no memory.
+"""Rows that stay on disk: an index of where the rows of each recording are.
 
     FOLDER/index/HASH.json      the files, their blocks, the rows that were refused
     FOLDER/index/HASH.bin       for each recording: file, place, line, rows, seconds (28 bytes)
@@ -7,15 +7,14 @@ The index is made once, by reading every row; then the rows of a recording are r
 worker. Neighbouring rows about one recording are brought together; in a tar shard each key is a recording, whose sound
 is not read for the index. JSONL and shards are shuffled as a whole; Parquet by row groups, whose order is shuffled and
 within which rows are, since a row group is read at once.
-Not here: what a row means (sources.py, conversation.py), batches (sampling.py).
+Not here: what a row means (sources.py, conversation.py), its tokens (measured.py), in which order they come (order.py).
 """
 
 import hashlib
 import json
 import os
-import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import accumulate, chain, islice
 from pathlib import Path
@@ -69,12 +68,21 @@ class Stream:
     """The recordings of files or tar shards: each a list of its neighbouring rows, read when it is asked for."""
 
     def __init__(
-        self, files: Sequence[Path], content: Content, entries: Any, tasks: Sequence[str] | None, audio: Sound
+        self,
+        path: str,
+        files: Sequence[Path],
+        about: Path,
+        content: Content,
+        tasks: Sequence[str] | None,
+        audio: Sound,
     ) -> None:
+        self.path = path
         self.files = files
+        self.about = about
         self.content = content
         self.blocks = tuple(content.blocks)
-        self.entries = entries
+        self.num_rows = content.num_rows
+        self.entries = np.memmap(about.with_suffix(".bin"), ENTRY, "r") if sum(self.blocks) else np.empty(0, ENTRY)
         self.tasks = tasks
         self.audio = audio
 
@@ -82,52 +90,28 @@ class Stream:
         return len(self.entries)
 
     def __getitem__(self, number: int, /) -> list[Row]:
+        return self.read(number, READERS)
+
+    def read(self, number: int, readers: Mapping[str, "Reader"]) -> list[Row]:
+        """The rows of a recording; ValueError where its file is no longer what it was."""
         file, place, line, count, _ = self.entries[number].item()
         path = self.files[file]
-        found = islice(READERS[path.suffix](path, place, line), count)
+        found = islice(readers[path.suffix](path, place, line), count)
         rows = [row for one in found if isinstance(row := parsed(path, one, self.content.formats[file]), Row)]
         if not rows:
             raise ValueError(f"{path} was changed while it was read; give the same command again when it is as it was")
         rows = [row for row in rows if row.group_key == rows[0].group_key and is_chosen(row, self.tasks)]
         return with_sound(rows, self.audio)
 
-    def seconds(self, number: int) -> float:
-        """Length of a recording, where its rows tell it."""
-        return float(self.entries["seconds"][number])
+    def with_lengths(self, number: int) -> list[Row]:
+        """The rows of a recording, whose sound is not read where they tell how long it is."""
+        rows = self.read(number, INDEX_READERS)
+        told = all(clip.end is not None or clip.duration is not None for clip in rows[0].clips)
+        return rows if told else self[number]
 
-    def number_at(self, position: int, seed: str) -> tuple[int, int]:
-        """(epoch, number) of the recording that comes at a position: each once, then in another order again."""
-        return number_at(self.blocks, position, seed)
-
-
-class Loaded:
-    """Recordings whose rows are in memory, beside streams in one mixture."""
-
-    def __init__(self, groups: Sequence[list[Row]]) -> None:
-        self.groups = groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, number: int, /) -> list[Row]:
-        return self.groups[number]
-
-    def seconds(self, number: int) -> float:
-        """Length of a recording, where its rows tell it."""
-        return sum(clip.duration or 0.0 for clip in self.groups[number][0].clips)
-
-    def number_at(self, position: int, seed: str) -> tuple[int, int]:
-        """As of a stream."""
-        return number_at((len(self),), position, seed)
-
-
-def number_at(blocks: tuple[int, ...], position: int, seed: str) -> tuple[int, int]:
-    """(epoch, number) at a position of an endless order of blocks of so many recordings."""
-    epoch, rest = divmod(position, sum(blocks))
-    order, ends, starts = block_order(blocks, f"{seed}/{epoch}")
-    index = bisect_right(ends, rest)
-    block, size = order[index], blocks[order[index]]
-    return epoch, starts[block] + permuted(rest - ends[index] + size, size, f"{seed}/{epoch}/{block}")
+    def seconds(self, numbers: np.ndarray) -> np.ndarray:
+        """Lengths of recordings, where their rows tell them."""
+        return np.asarray(self.entries["seconds"][numbers], float)
 
 
 def open_stream(
@@ -148,22 +132,30 @@ def open_stream(
     known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     identity = [VERSION, known, format, tasks, limit, audio == "sound"]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    about, entries = folder / "index" / f"{name}.json", folder / "index" / f"{name}.bin"
-    about.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(about.with_suffix(".lock")):  # one process makes it
-        if not about.is_file():
-            with entries.open("wb") as out:
-                content = index(files, out, format, tasks, limit, audio == "sound")
-            partial = about.with_suffix(".partial")
-            partial.write_text(json.dumps(content))
-            partial.replace(about)
-    content = Content(*json.loads(about.read_text()))
-    problems = Problems()
-    for refused in content.refused:
+    about = folder / "index" / f"{name}.json"
+
+    def make() -> Content:
+        with about.with_suffix(".bin").open("wb") as out:
+            return index(files, out, format, tasks, limit, audio == "sound")
+
+    content = Content(*made_once(about, make))
+    stream, problems = Stream(path, files, about, content, tasks, audio), Problems()
+    for refused in stream.content.refused:
         problems.add(RowError(*refused))
-    if not sum(content.blocks):
+    if not len(stream):
         raise ValueError(f"{path} has no rows to train on; {problems.summary()}")
-    return Stream(files, content, np.memmap(entries, ENTRY, "r"), tasks, audio), problems
+    return stream, problems
+
+
+def made_once(about: Path, make: Callable[[], Any]) -> Any:
+    """What a file says, in JSON; where it is not there, one process makes it, and the others wait."""
+    about.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(about.with_suffix(".lock")):
+        if not about.is_file():
+            partial = about.with_suffix(".partial")
+            partial.write_text(json.dumps(make()))
+            partial.replace(about)
+    return json.loads(about.read_text())
 
 
 def index(
@@ -278,82 +270,3 @@ def row_group(path: Path, modified: int, group: int) -> tuple[pyarrow.Table, Any
     """The rows of a row group as they are stored, and what is known about their columns."""
     with parquet.ParquetFile(path) as file:
         return file.read_row_group(group), features_of(file.schema_arrow)
-
-
-@lru_cache(maxsize=8)
-def block_order(sizes: tuple[int, ...], seed: str) -> tuple[list[int], list[int], list[int]]:
-    """Blocks in random order, where each ends in that order, and where each starts in the file."""
-    order = list(range(len(sizes)))
-    random.Random(seed).shuffle(order)
-    return order, list(accumulate(sizes[block] for block in order)), [0, *accumulate(sizes)]
-
-
-def permuted(number: int, size: int, seed: str) -> int:
-    """Where a permutation of range(size) takes a number: a Feistel network, walked until it is within the range."""
-    half = max((size - 1).bit_length() + 1, 2) // 2
-    mask = (1 << half) - 1
-    keys = round_keys(seed)
-    while True:
-        left, right = number >> half, number & mask
-        for key in keys:
-            mixed = (right ^ key) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
-            mixed = (mixed ^ mixed >> 29) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-            left, right = right, left ^ (mixed >> 32 & mask)
-        number = left << half | right
-        if number < size:
-            return number
-
-
-@lru_cache(maxsize=64)
-def round_keys(seed: str) -> tuple[int, ...]:
-    """The keys of a permutation's rounds."""
-    rng = random.Random(seed)
-    return tuple(rng.getrandbits(64) for _ in range(6))
-
-
-class Mixture:
-    """Several sequences of recordings as one, heard by their weights; an order that is told position by position."""
-
-    def __init__(self, parts: Sequence[Stream | Loaded], weights: Sequence[float], seed: int) -> None:
-        self.parts = parts
-        self.seed = seed
-        self.starts = [0, *accumulate(map(len, parts))]
-        wanted = [len(part) * weight for part, weight in zip(parts, weights, strict=True)]
-        self.period = [max(round(PERIOD * share / sum(wanted)), 1) for share in wanted]
-
-    def __len__(self) -> int:
-        return self.starts[-1]
-
-    def __getitem__(self, number: int, /) -> list[Row]:
-        part = bisect_right(self.starts, number) - 1
-        return self.parts[part][number - self.starts[part]]
-
-    def seconds(self, number: int) -> float:
-        """Length of a recording, where its rows tell it."""
-        part = bisect_right(self.starts, number) - 1
-        return self.parts[part].seconds(number - self.starts[part])
-
-    def key_at(self, position: int) -> tuple[int, int]:
-        """(epoch of its source, number) of the recording that comes at a position of the endless order."""
-        turn, rest = divmod(position, sum(self.period))
-        part, earlier = turns(tuple(self.period), f"{self.seed}/{turn}")[rest]
-        heard = turn * self.period[part] + earlier
-        epoch, number = self.parts[part].number_at(heard, f"{self.seed}/{part}")
-        return epoch, self.starts[part] + number
-
-
-PERIOD = 1000
-"""Positions after which every source had its share."""
-
-
-@lru_cache(maxsize=64)
-def turns(period: tuple[int, ...], seed: str) -> list[tuple[int, int]]:
-    """The order in which sources come within a period: (source, how often it came before)."""
-    order = [part for part, count in enumerate(period) for _ in range(count)]
-    random.Random(seed).shuffle(order)
-    came = [0] * len(period)
-    found = []
-    for part in order:
-        found.append((part, came[part]))
-        came[part] += 1
-    return found

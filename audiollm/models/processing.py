@@ -4,6 +4,8 @@ Not here: token ids from messages (models/rendering.py), decoding of sound (audi
 Shapes: B conversations, S tokens, N clips of all conversations in their order, L samples.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -159,6 +161,16 @@ class AudioLLMProcessor(ProcessorMixin):
             for messages, waveforms in prompts
         ]
         return dict(self._batch(rows, [waveform for _, waveforms in prompts for waveform in waveforms], True, "pt"))
+
+    def fingerprint(self) -> str:
+        """Stands for all that decides how many tokens messages take: words, template, settings, sizes of the parts."""
+        tokenizer: Any = self.tokenizer
+        words = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
+        used = {name: value for name, value in words.items() if name not in ("padding", "truncation")}
+        special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+        about = [self.audio_config, self.connector_config, self.sampling_rate, self.system_prompt]
+        known = [used, special, self.renderer.template, self.chat_template_kwargs, *about]
+        return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def decode_answer(self, ids: Sequence[int] | Tensor) -> str:
         """The words of a generated answer: up to its end of turn, without special tokens and outer white space."""

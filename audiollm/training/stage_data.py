@@ -10,9 +10,10 @@ from pathlib import Path
 from audiollm.conversation import Row
 from audiollm.data.dataset import Recordings, group_rows, with_sound
 from audiollm.data.hub import PREFIX, HubDataset
+from audiollm.data.mixture import Loaded, Mixture, Part
 from audiollm.data.sampling import tempered
 from audiollm.data.sources import Problems, load_rows, missing_file, of_tasks
-from audiollm.data.streams import Loaded, Mixture, Stream, open_stream
+from audiollm.data.streams import open_stream
 from audiollm.recipe import Recipe, SourceSettings, StageSettings
 
 LOOKED_AT = 100
@@ -56,7 +57,7 @@ class StageData:
     @classmethod
     def streaming(cls, recipe: Recipe, stage: StageSettings, problems: Problems, num_read: int) -> "StageData":
         """Sources some of which stay on disk: an index of each is made once, beside the data."""
-        parts: list[Stream | Loaded] = []
+        parts: list[Part] = []
         for source in stage.data.train:
             if source.stream:
                 stream, found = open_stream(
@@ -67,7 +68,7 @@ class StageData:
                     limit=source.limit,
                     audio=source.audio,
                 )
-                num_read += stream.content.num_rows + found.count
+                num_read += stream.num_rows + found.count
                 parts.append(stream)
             else:
                 rows, found = read_rows(origin(source), source.format, source.audio == "sound")
@@ -76,9 +77,8 @@ class StageData:
                 if not len(parts[-1]):
                     raise ValueError(f"{source.path} has no rows to train on; {found.summary()}")
             problems.extend(found)
-        sources = [(len(part), source.weight) for part, source in zip(parts, stage.data.train, strict=True)]
-        weights = [weight for _, weight in tempered(sources, stage.data.temperature)]
-        mixture = Mixture(parts, weights, recipe.seed)
+        weights = [source.weight for source in stage.data.train]
+        mixture = Mixture(parts, weights, recipe.seed, stage.data.temperature)
         first = [row for part in parts for number in range(min(len(part), LOOKED_AT)) for row in part[number]]
         validation = [row for source in stage.data.validation for row in chosen_rows(source)]
         return cls(first, [], validation, problems, num_read, mixture)

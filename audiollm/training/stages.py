@@ -530,13 +530,15 @@ def build_trainer(
 
 def leave_out_too_long(recordings: Recordings, quarantine: Quarantine, max_fraction: float) -> None:
     """Measure recordings and list the rows that are too long for them; TooManyBadRows if they are too many."""
-    bad, total = recordings.measure(), len(recordings.rows)
+    bad, total = recordings.measure(), recordings.num_rows
     quarantine.add(bad)
     if bad:
         first = f"{bad[0]['origin']} {bad[0]['cause']}"
         print(f"{len(bad):,} of {total:,} rows are too long and left out; {first} (`max_tokens`, `too_long`)")
     if len(bad) > max_fraction * total:
         raise too_many(quarantine, len(bad), total, "rows", max_fraction)
+    if not len(recordings):
+        raise ValueError(f"all {total:,} rows are too long, so there is nothing to learn from; raise `max_tokens`")
 
 
 def positions_of(model: AudioLLMForConditionalGeneration) -> int | None:

@@ -25,8 +25,8 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from audiollm.data.collate import Collator
 from audiollm.data.dataset import Recordings
-from audiollm.data.sampling import BatchSampler, BudgetSampler, StreamSampler
-from audiollm.data.streams import Mixture
+from audiollm.data.mixture import Mixture
+from audiollm.data.sampling import BatchSampler, BudgetSampler, StreamBudgetSampler, StreamSampler
 from audiollm.models.checkpoint import HEADS, MANIFEST, load_tensors, stored_parts, write_checkpoint
 from audiollm.models.freezing import part_of
 from audiollm.training.bad_rows import BadRows
@@ -36,7 +36,7 @@ from audiollm.training.sharding import shard, shard_optimizer_state, whole_optim
 from audiollm.training.stage_model import StageModel
 from audiollm.training.throughput import Throughput
 
-Sampler = BatchSampler | BudgetSampler | StreamSampler
+Sampler = BatchSampler | BudgetSampler | StreamSampler | StreamBudgetSampler
 
 
 class EpochLoader(DataLoader):
@@ -379,14 +379,11 @@ def train_sampler(
     shared: Any = {"seed": seed, "rank": rank, "world_size": world_size}
     mixture = recordings.groups
     if isinstance(mixture, Mixture):
-        return StreamSampler(
-            mixture.key_at,
-            mixture.seconds if group_by_length else lambda _: 0.0,
-            batch_size,
-            num_samples or len(mixture),
-            accumulation=accumulation,
-            **shared,
-        )
+        samples = num_samples or len(mixture)
+        shared["group_by_length"] = group_by_length
+        if batch_tokens:
+            return StreamBudgetSampler(mixture, batch_tokens, samples, **shared)
+        return StreamSampler(mixture, batch_size, samples, accumulation=accumulation, **shared)
     lengths = [recordings.seconds(number) if group_by_length else 0.0 for number in range(len(recordings))]
     if batch_tokens:
         return BudgetSampler(recordings.num_tokens, lengths, batch_tokens, sources=sources, **shared)

@@ -28,9 +28,10 @@ from audiollm.audio import write
 from audiollm.conversation import AudioPart, RowError, parse_row, row_to_dict
 from audiollm.data import features
 from audiollm.data.dataset import Limits, Recordings
+from audiollm.data.mixture import Mixture
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import load_rows
-from audiollm.data.streams import Mixture
+from audiollm.data.streams import Stream
 from audiollm.models.encoders.whisper import WhisperAudioEncoder
 from audiollm.models.freezing import part_of
 from audiollm.recipe import RecipeError, load_recipe
@@ -1249,12 +1250,56 @@ def test_bad_rows_of_a_stream_are_listed_and_the_run_goes_on(corpus, tmp_path, d
         shutil.rmtree(tmp_path / "run")
 
 
-@pytest.mark.parametrize("block", [{"batch_tokens": 100}, {"cache_features": True}, {"too_long": "split"}])
-def test_what_needs_all_rows_is_refused_for_streams(corpus, tmp_path, block):
-    only = stage(corpus, ["connector"], {"language_modeling": 1}, data=block)
-    only["data"]["train"][0]["stream"] = True
-    with pytest.raises(RecipeError, match=rf"`{next(iter(block))}` must look at all rows before training"):
-        recipe_of(tmp_path, corpus, {"only": only})
+def budget_stream(folder, corpus, *overrides, **trainer):
+    """Eleven steps of two micro-batches of up to 160 tokens, out of a stream and rows in memory."""
+    stream_recipe(folder, corpus, gradient_accumulation_steps=2, **trainer)
+    wanted = {"batch_tokens": 160, "max_tokens": 150, "too_long": "split"}
+    options = [f"stages.only.data.{name}={value}" for name, value in wanted.items()]
+    return load_recipe(folder / "recipe.yaml", [*options, f"data={folder / 'data'}", *overrides])
+
+
+@pytest.mark.parametrize("step", [1, 5, 9])
+def test_a_stream_in_batches_by_tokens_goes_on_exactly_and_reads_only_what_is_left(
+    corpus, tmp_path, batches, watch, monkeypatch, step
+):
+    whole = run_recipe(budget_stream(tmp_path / "whole", corpus))
+    sizes = [int((batch["clip_ids"] >= 0).sum()) for found in batches for batch in found]
+    assert max(sizes) <= 160 and sum(sizes) / len(sizes) > 100
+    with pytest.raises(Killed):
+        watch(Kill(step))
+        run_recipe(budget_stream(tmp_path / "stopped", corpus))
+    watch(TrainerCallback())
+    read = []
+    get = Stream.read
+    monkeypatch.setattr(
+        Stream, "read", lambda stream, number, readers: read.append(number) or get(stream, number, readers)
+    )
+    before = len(batches)
+    assert_same_weights(run_recipe(budget_stream(tmp_path / "stopped", corpus)), whole)
+    heard = sum(len(batch["row_ids"]) for found in batches[before:] for batch in found)
+    assert len(read) <= 16 + heard + 8  # the first rows tell what there is to learn, and batches are fetched ahead
+
+
+def test_workers_change_nothing_in_batches_by_tokens_of_a_stream(corpus, tmp_path):
+    whole, workers = (
+        run_recipe(budget_stream(tmp_path / str(count), corpus, dataloader_num_workers=count)) for count in (0, 2)
+    )
+    assert_same_weights(workers, whole)
+
+
+def test_rows_of_a_stream_that_are_too_long_are_told_and_in_the_quarantine_at_every_start(corpus, tmp_path, capsys):
+    rows = (corpus / "train.jsonl").read_text().splitlines()
+    rows[4] = rows[4].replace("how many?", "how many? " * 100)
+    source = {"path": write_jsonl(corpus / "longer.jsonl", map(json.loads, rows)), "stream": True}
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, data={"train": [source], "max_tokens": 100})
+    for _ in range(2):  # the second time the lengths are known already
+        run_recipe(recipe_of(tmp_path, corpus, {"only": only}, f"data={tmp_path / 'data'}"))
+        assert places(quarantined(tmp_path)) == [("measuring", 5)]
+        assert re.search(r"1 of 48 rows are too long and left out; .*longer\.jsonl:5 takes", capsys.readouterr().out)
+        shutil.rmtree(tmp_path / "run")
+    refused = load_recipe(tmp_path / "recipe.yaml", [f"data={tmp_path / 'data'}", "stages.only.data.too_long=refuse"])
+    with pytest.raises(ValueError, match=r"longer\.jsonl:5: takes \d+ tokens, and a row may have 100; shorten it"):
+        run_recipe(refused)
 
 
 def test_a_batch_that_cannot_hold_a_row_that_is_let_in_is_refused(corpus, tmp_path):

@@ -6,6 +6,7 @@ import random
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from audiollm.conversation import RowError
@@ -218,7 +219,7 @@ def test_an_index_does_not_read_the_sound_and_a_key_reads_its_own_alone(tmp_path
     monkeypatch.setattr(shards, "content_of", lambda file, m: read.append(m.name) or content_of(file, m))
     stream, _ = open_stream(path, tmp_path)
     assert read == [f"in/{number}.json" for number in CLIPS]
-    assert [stream.seconds(number) for number in range(len(stream))] == [1.0 + number for number in CLIPS]
+    assert stream.seconds(np.arange(len(stream))).tolist() == [1.0 + number for number in CLIPS]
     read.clear()
     assert stream[4][0].clips[0].audio == CLIPS[4] and read == ["in/4.wav", "in/4.json"]
 

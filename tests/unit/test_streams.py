@@ -7,15 +7,18 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from audiollm.data import streams
 from audiollm.data.dataset import group_rows
+from audiollm.data.mixture import Loaded, Mixture
+from audiollm.data.order import numbers_at, permuted
 from audiollm.data.sampling import POOL, StreamSampler
 from audiollm.data.sources import Problems, load_rows, of_tasks
-from audiollm.data.streams import Loaded, Mixture, open_stream, permuted
+from audiollm.data.streams import open_stream
 from audiollm.recipe import DataSettings
 from audiollm.training.stage_data import StageData
 
@@ -69,7 +72,7 @@ def test_a_stream_gives_the_rows_and_groups_of_rows_in_memory(files, tmp_path):
     if files.endswith("jsonl"):  # in Parquet a recording whose rows are in two row groups is heard twice
         groups = group_rows(load_rows(files))
         assert [len(stream[number]) for number in range(len(stream))] == list(map(len, groups))
-        assert [stream.seconds(n) for n in range(len(stream))] == [group[0].clips[0].duration for group in groups]
+        assert list(stream.seconds(np.arange(len(stream)))) == [group[0].clips[0].duration for group in groups]
 
 
 def test_tasks_and_limits_choose_the_same_rows(files, tmp_path):
@@ -123,18 +126,19 @@ def test_only_what_is_asked_for_is_read(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100, 1025])
 def test_a_permutation_takes_every_number_to_another(size):
-    found = [permuted(number, size, "a") for number in range(size)]
+    found = permuted(np.arange(size), size, "a").tolist()
     assert sorted(found) == list(range(size))
+    assert [int(permuted(np.array([number]), size, "a")[0]) for number in range(size)] == found
     if size > 10:
-        other = [permuted(number, size, "b") for number in range(size)]
+        other = permuted(np.arange(size), size, "b").tolist()
         neighbours = sum(abs(x - y) == 1 for x, y in pairwise(found))
         assert found != other and neighbours < size / 10
 
 
 def test_each_epoch_of_a_stream_hears_everything_once_in_another_order(files, tmp_path):
     stream, _ = without_files(files, tmp_path)
-    places = [stream.number_at(position, "7") for position in range(3 * len(stream))]
-    epochs = [[number for epoch, number in places if epoch == one] for one in range(3)]
+    passes, numbers = numbers_at(stream.blocks, np.arange(3 * len(stream)), "7")
+    epochs = [numbers[passes == one].tolist() for one in range(3)]
     assert all(sorted(numbers) == list(range(len(stream))) for numbers in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
@@ -144,9 +148,14 @@ def mixture(tmp_path, weights=(1.0, 1.0)):
     return Mixture([one, Loaded(group_rows(load_rows(write_jsonl(tmp_path / "two.jsonl", rows(60, 20)))))], weights, 3)
 
 
+def keys_of(mixed, positions):
+    epochs, numbers = mixed.keys_at(np.array(positions))
+    return list(zip(epochs.tolist(), numbers.tolist(), strict=True))
+
+
 def test_sources_are_heard_by_their_weights_at_every_moment(tmp_path):
     mixed = mixture(tmp_path, (1.0, 9.0))  # 60 and 180 of 240
-    keys = [mixed.key_at(position) for position in range(4000)]
+    keys = keys_of(mixed, range(4000))
     assert [sum(number >= 60 for _, number in keys[start : start + 1000]) for start in (0, 1000, 3000)] == [750] * 3
     assert max(Counter(keys).values()) == 1 and len(mixed[70]) == len(rows(70, 1))
 
@@ -162,7 +171,7 @@ def test_a_temperature_mixes_streams_as_it_mixes_rows_in_memory(tmp_path, stream
     stage = SimpleNamespace(data=DataSettings(train=sources, temperature=temperature))
     data = StageData.load(SimpleNamespace(data=str(tmp_path), seed=0), stage)
     if stream:
-        heard = Counter(data.mixture.key_at(position)[1] >= 16 for position in range(1000))
+        heard = Counter(number >= 16 for _, number in keys_of(data.mixture, range(1000)))
         found = [heard[False] / 50, heard[True] / 50]
     else:
         recordings = SimpleNamespace(rows=data.train, groups=group_rows(data.train))
@@ -171,7 +180,7 @@ def test_a_temperature_mixes_streams_as_it_mixes_rows_in_memory(tmp_path, stream
 
 
 def batches(mixed, epoch=0, size=4, samples=80, **options):
-    sampler = StreamSampler(mixed.key_at, mixed.seconds, size, samples, **options)
+    sampler = StreamSampler(mixed, size, samples, **options)
     sampler.set_epoch(epoch)
     found = list(sampler)
     assert len(found) == len(sampler) and {len(batch) for batch in found} == {size}
@@ -191,18 +200,16 @@ def test_what_a_step_hears_does_not_depend_on_the_number_of_ranks(tmp_path, rank
 def test_epochs_follow_one_another_without_gap_or_overlap(tmp_path):
     mixed = mixture(tmp_path)
     found = [key for epoch in range(8) for batch in batches(mixed, epoch, samples=72) for key in batch]
-    whole = [mixed.key_at(position) for position in range(8 * 72)]
+    whole = keys_of(mixed, range(8 * 72))
     assert len(set(found)) == len(found) and len(set(found) - set(whole)) <= POOL * 4
 
 
 def test_a_batch_of_a_stream_holds_clips_of_like_length(tmp_path):
     mixed = mixture(tmp_path)
-    spreads = [
-        max(mixed.seconds(n) for _, n in batch) - min(mixed.seconds(n) for _, n in batch) for batch in batches(mixed)
-    ]
+    spreads = [np.ptp(mixed.seconds(np.array([number for _, number in batch]))) for batch in batches(mixed)]
     drawn = random.Random(0).sample(range(80), 80)
     mixed_up = [drawn[start : start + 4] for start in range(0, 80, 4)]
-    by_chance = [max(map(mixed.seconds, b)) - min(map(mixed.seconds, b)) for b in mixed_up]
+    by_chance = [np.ptp(mixed.seconds(np.array(batch))) for batch in mixed_up]
     assert sum(spreads) < sum(by_chance) / 3
 
 
