@@ -16,7 +16,7 @@ FULL = 220_000
 
 
 def after(stage: str, event: str, step: int) -> None:
-    """What happens after a step: the process dies as if killed, one is asked to stop, or finds its disk full."""
+    """What happens after a step: the process dies as if killed, one is asked to stop, ..."""
     on_step_end = StageProgress.on_step_end
 
     def end(progress, args, state, control, **more):
@@ -29,6 +29,8 @@ def after(stage: str, event: str, step: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         if event == "full" and os.environ["RANK"] == "0":
             resource.setrlimit(resource.RLIMIT_FSIZE, (FULL, FULL))
+        if event == "poisoned" and os.environ["RANK"] == "1":
+            progress.trainer.stage_model.objectives["language_modeling"].weight = float("nan")
 
     StageProgress.on_step_end = end
 

@@ -135,20 +135,45 @@ def test_one_process_goes_on_where_two_were_asked_to_stop(engine, mixed, alone, 
     assert_same(tmp_path / "run", alone)
 
 
-@pytest.mark.parametrize(("engine", "event"), [("zero2", "only:full:1"), ("ddp", "only:blocked:1")])
-def test_what_one_rank_cannot_write_ends_both_with_one_sentence(engine, event, mixed, tmp_path):
-    """A resume point on a full disk; the checkpoint at the end, where something else is in its place."""
-    trainer = {"max_steps": 2, "per_device_train_batch_size": 2, "save_steps": 1}
-    recipe_of(tmp_path, mixed, {"only": stage(mixed, ["llm", "connector"], {"language_modeling": 1}, trainer=trainer)})
-    blocked = event == "only:blocked:1"
-    if blocked:
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run/only.partial").touch()
-    _, complaints = train(tmp_path / "recipe.yaml", *ENGINES[engine], event=event)
-    told = f"{tmp_path}/run/{'only' if blocked else 'unfinished/only/checkpoint-1'} could not be written"
-    assert complaints.count("could not be written") == complaints.count(told) == 1
+def two_steps(mixed, folder):
+    """A recipe of one stage that trains most of the model, and saves after each step."""
+    trainer = {"max_steps": 2, "per_device_train_batch_size": 1, "save_steps": 1}
+    train = ["llm", "connector"]
+    recipe_of(folder, mixed, {"only": stage(mixed, train, {"language_modeling": 1}, trainer=trainer)})
+    return folder / "recipe.yaml"
+
+
+def assert_told_once(complaints, path):
+    """What could not be written is told by one rank, and not taken for a broken connection by the other."""
+    assert complaints.count("could not be written") == complaints.count(f"{path} could not be written") == 1
     assert "closed by peer" not in complaints
-    assert bool(list((tmp_path / "run/unfinished/only").glob("checkpoint-*[0-9]"))) == blocked
+
+
+def test_a_full_disk_at_one_rank_ends_both_with_one_sentence(mixed, tmp_path):
+    _, complaints = train(two_steps(mixed, tmp_path), *ENGINES["zero2"], event="only:full:1")
+    assert_told_once(complaints, tmp_path / "run/unfinished/only/checkpoint-1")
+    assert not list((tmp_path / "run/unfinished/only").glob("checkpoint-*[0-9]"))
+
+
+@pytest.fixture(scope="module")
+def spoilt(mixed, tmp_path_factory):
+    """A run whose second rank has a loss of NaN in the second step, and whose checkpoint has no place; what it said."""
+    folder = tmp_path_factory.mktemp("spoilt")
+    (folder / "run").mkdir()
+    (folder / "run/only.partial").touch()
+    return folder, *train(two_steps(mixed, folder), event="only:poisoned:1")
+
+
+def test_a_checkpoint_that_has_no_place_ends_both_ranks_with_one_sentence(spoilt):
+    folder, _, complaints = spoilt
+    assert_told_once(complaints, folder / "run/only")
+
+
+def test_a_step_that_is_not_finite_on_one_rank_names_the_rows_of_both(spoilt):
+    _, said, _ = spoilt
+    [told] = [line for line in said.splitlines() if "not finite; rows:" in line]
+    named = told.partition("rows: ")[2].partition(";")[0].split(", ")
+    assert "step 2:" in told and len(named) == len(set(named)) == 6  # three of each rank's recording
 
 
 def test_two_ranks_train_adapters_on_four_bits_as_one_does(mixed, hub, tmp_path):
