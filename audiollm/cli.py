@@ -228,6 +228,11 @@ def _complain(sentence: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    if "RANK" in os.environ:
+        from audiollm.training.ranks import is_first_to_say
+
+        if not is_first_to_say(sentence):
+            return
     Console(stderr=True, soft_wrap=True).print(Text(sentence, style="red"))
 
 

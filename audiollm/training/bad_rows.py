@@ -7,10 +7,10 @@ the first one writes.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from audiollm.data.quarantine import BadRow, Quarantine
+from audiollm.training.ranks import gathered
 
 FIRST_LOOK = 100
 """Recordings heard before their share of broken ones can stop a stage; an epoch is enough where there are fewer."""
@@ -46,7 +46,7 @@ class BadRows(TrainerCallback):
         """List what all processes met since the last time; the number of bad rows of the stage. All must call it."""
         mine = [(list(self.waiting.values()), self.heard, self.broken)]
         self.waiting, self.heard, self.broken = {}, 0, 0
-        for rows, heard, broken in gather_object(mine) if self.accelerator.num_processes > 1 else mine:
+        for rows, heard, broken in gathered(mine, self.accelerator):
             self.quarantine.add(rows)
             self.all_heard += heard
             self.all_broken += broken

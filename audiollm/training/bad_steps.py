@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from audiollm.training.ranks import gathered
 from audiollm.training.sharding import local_gradients
 
 NAMED = 8  # rows that a message names; all of them are in the record
@@ -19,7 +20,7 @@ class BadSteps(TrainerCallback):
     def __init__(self, stage: str, limit: int) -> None:
         self.stage = stage
         self.limit = limit
-        self.found: list[dict[str, Any]] = []  # {"step", "rows"}
+        self.found: list[dict[str, Any]] = []  # {"step", "rows"}, those of all ranks
         self.in_a_row = 0
         self.rows: list[str] = []
         self.finite: Tensor | None = None
@@ -35,10 +36,10 @@ class BadSteps(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take a bad step's gradients away, so that the optimizer finds nothing to do; DeepSpeed does that itself."""
-        if self.accelerator is not None and self.accelerator.scaler is not None:
+        rows, self.rows = self.rows, []
+        if self.accelerator.scaler is not None:
             return  # float16: the scaler skips such steps itself, and expects some while it finds its scale
         parameters = [p for group in kwargs["optimizer"].param_groups for p in group["params"]]
-        rows, self.rows = self.rows, []
         if self.is_finite(parameters):
             self.in_a_row = 0
             for parameter in parameters if self.sharded_norm is None else ():
@@ -47,6 +48,7 @@ class BadSteps(TrainerCallback):
             return
         for parameter in parameters:
             parameter.grad = None
+        rows = gathered(rows, self.accelerator)
         self.in_a_row += 1
         self.found.append({"step": state.global_step + 1, "rows": rows})
         named = ", ".join(rows[:NAMED]) + (" ..." if len(rows) > NAMED else "")
@@ -70,6 +72,6 @@ class BadSteps(TrainerCallback):
             finite = finite & torch.isfinite(norms).all()
         if self.sharded_norm is not None:
             finite = finite & math.isfinite(self.sharded_norm() or 0.0)
-        if self.accelerator is not None and self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1:
             finite = self.accelerator.reduce(finite.int(), "sum") == self.accelerator.num_processes
         return bool(finite)

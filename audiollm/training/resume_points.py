@@ -1,9 +1,7 @@
-"""Resume points on disk: which is the newest that is whole, and what is said when one cannot be written."""
+"""Resume points on disk: which is the newest that is whole. Not here: how they are written (trainer.py)."""
 
 import json
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -45,16 +43,3 @@ def damage_of(point: Path) -> str | None:
         except (SafetensorError, zipfile.BadZipFile, OSError, ValueError) as error:
             return f"{file.name}: {error}"
     return None
-
-
-@contextmanager
-def written_to(target: Path) -> Iterator[None]:
-    """Whatever keeps a resume point from being written (a full disk) is told in one sentence."""
-    try:
-        yield
-    except (SafetensorError, OSError, RuntimeError) as error:
-        cause = str(error).splitlines()[0]
-        raise OSError(
-            f"{target} could not be written ({cause}); what was written before it is whole: make room, and give the "
-            "same command again"
-        ) from error

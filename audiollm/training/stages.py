@@ -50,7 +50,8 @@ from audiollm.training.kernels import apply_liger, prepare_attention
 from audiollm.training.memory import needs_bitsandbytes
 from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
-from audiollm.training.resume_points import PREFIX, STATE, newest_whole, written_to
+from audiollm.training.ranks import is_main, written_to
+from audiollm.training.resume_points import PREFIX, STATE, newest_whole
 from audiollm.training.signals import StopOnSignal, Stopped
 from audiollm.training.stage_data import StageData, by_task, origin, read_rows
 from audiollm.training.stage_model import StageModel
@@ -58,11 +59,6 @@ from audiollm.training.trainer import StageTrainer
 
 Sampler = Callable[[Any, Any, list[Row]], None]
 """Shows some answers of a model: (model, processor, rows); handed in by the command line."""
-
-
-def is_main() -> bool:
-    """Whether this process is the first of its launcher's, or the only one: it writes what all share."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 class Sharding(NamedTuple):
@@ -407,24 +403,24 @@ def finish_stage(
     """Write the stage's checkpoint, and note it as done; for all ranks."""
     best = trainer.best if trainer.is_sharded else None
     state, heads = ({}, {}) if best else trainer.whole_state()
-    if is_main():
-        with written_to(run.path / name):
-            if best:
-                copy_checkpoint(best, run.path / name, recipe=recipe.to_yaml())
-            else:
-                save_checkpoint(
-                    built.model,
-                    built.processor,
-                    run.path / name,
-                    trained=trainer.trained,
-                    heads=heads,
-                    recipe=recipe.to_yaml(),
-                    state=state,
-                )
+    with written_to(run.path / name, trainer.accelerator):
+        if not is_main():
+            return
+        if best:
+            copy_checkpoint(best, run.path / name, recipe=recipe.to_yaml())
+        else:
+            save_checkpoint(
+                built.model,
+                built.processor,
+                run.path / name,
+                trained=trainer.trained,
+                heads=heads,
+                recipe=recipe.to_yaml(),
+                state=state,
+            )
         names = list(recipe.stages)
         record = record_of(recipe, name, trainer, sharding)
         run.finish(name, record, later=names[names.index(name) + 1 :])
-    trainer.accelerator.wait_for_everyone()
 
 
 def prepare_lora(model: AudioLLMForConditionalGeneration, stage: StageSettings) -> None:

@@ -31,7 +31,8 @@ from audiollm.models.checkpoint import HEADS, MANIFEST, load_tensors, stored_par
 from audiollm.models.freezing import part_of
 from audiollm.training.bad_rows import BadRows
 from audiollm.training.bad_steps import BadSteps
-from audiollm.training.resume_points import PREFIX, STATE, written_to
+from audiollm.training.ranks import written_to
+from audiollm.training.resume_points import PREFIX, STATE
 from audiollm.training.sharding import shard, shard_optimizer_state, whole_optimizer_state, whole_state
 from audiollm.training.stage_model import StageModel
 from audiollm.training.throughput import Throughput
@@ -285,34 +286,33 @@ class StageTrainer(Trainer):
         """Everything that an exact resume needs, under a temporary name that is renamed when it is whole."""
         self.bad_rows.settle()
         target = Path(str(self.args.output_dir)) / f"{PREFIX}{self.state.global_step}"
-        with written_to(target):
-            self.write_resume_point(model, target)
-
-    def write_resume_point(self, model: Any, target: Path) -> None:
-        """The files of a resume point, on every rank, and older ones removed."""
         partial = target.with_name(target.name + ".partial")
-        if self.args.should_save:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
+        with written_to(target, self.accelerator):
+            if self.args.should_save:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
         self.save_model(str(partial), _internal_call=True)
         self._save_optimizer_and_scheduler(str(partial))
-        self._save_scaler(str(partial))
-        self._save_rng_state(str(partial))
-        self.accelerator.wait_for_everyone()
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(target)
-        if self.args.should_save:
-            self.save_state_of(partial)
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
-            rotate_checkpoints(
-                output_dir=str(self.args.output_dir),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=False,
-            )
-        self.accelerator.wait_for_everyone()
+        with written_to(target, self.accelerator):
+            self._save_scaler(str(partial))
+            self._save_rng_state(str(partial))
+        with written_to(target, self.accelerator):
+            if self.args.should_save:
+                self.save_state_of(partial)
+                self.put_in_place(partial, target)
+
+    def put_in_place(self, partial: Path, target: Path) -> None:
+        """A resume point that is whole gets its name, and older ones are removed."""
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        rotate_checkpoints(
+            output_dir=str(self.args.output_dir),
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=False,
+        )
 
     def save_state_of(self, folder: Path) -> None:
         """The trainer's own state: step, log history, callbacks."""
@@ -325,11 +325,12 @@ class StageTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """A small checkpoint of the model and the objectives' heads; no pickled arguments."""
         state, heads = self.whole_state()
-        if self.args.should_save:
-            folder = Path(str(output_dir or self.args.output_dir))
-            write_checkpoint(
-                self.stage_model.model, self.processor, folder, trained=self.trained, heads=heads, state=state
-            )
+        folder = Path(str(output_dir or self.args.output_dir))
+        with written_to(folder, self.accelerator):
+            if self.args.should_save:
+                write_checkpoint(
+                    self.stage_model.model, self.processor, folder, trained=self.trained, heads=heads, state=state
+                )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Fill the stage's model from a checkpoint that this stage wrote."""
@@ -341,13 +342,22 @@ class StageTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """As the library does; FSDP2's whole, for any number of ranks."""
-        if not self.fsdp:
+        state = whole_optimizer_state(self.optimizer.state_dict()) if self.fsdp else {}
+        with written_to(Path(output_dir), self.accelerator):
+            if not self.fsdp:
+                self.save_as_the_library_does(output_dir)
+            elif self.args.should_save:
+                torch.save(state, Path(output_dir, OPTIMIZER_NAME))
+                torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
+
+    def save_as_the_library_does(self, output_dir: str) -> None:
+        """Optimizer and schedule; ranks that have written for DeepSpeed wait for the one that could not."""
+        try:
             super()._save_optimizer_and_scheduler(output_dir)
-            return
-        state = whole_optimizer_state(self.optimizer.state_dict())
-        if self.args.should_save:
-            torch.save(state, Path(output_dir, OPTIMIZER_NAME))
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
+        except (OSError, RuntimeError):
+            if self.is_deepspeed_enabled:
+                self.accelerator.wait_for_everyone()
+            raise
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As the library does; FSDP2's is cut into shards."""

@@ -1,33 +1,43 @@
-"""One rank of a run that is started by torchrun: as `audiollm train`, but it dies after a step if it is told to.
+"""One rank of a run that is started by torchrun: as `audiollm train`, but after a step something happens to it.
 
-torchrun ... rank.py STAGE STEP train RECIPE ...
+torchrun ... rank.py STAGE:EVENT:STEP train RECIPE ...
 """
 
 import os
+import resource
 import signal
 import sys
 
 from audiollm.cli import main
 from audiollm.training.progress import StageProgress
 
+FULL = 220_000
+"""Bytes of the largest file on a full disk: the weights of the tiny model fit, its optimizer's state does not."""
 
-def die_after(stage: str, step: int) -> None:
-    """Let the process end at this step, as if it was killed; with STAGE:signal let the second one be asked to stop."""
-    stage, _, asked = stage.partition(":")
+
+def after(stage: str, event: str, step: int) -> None:
+    """What happens after a step: the process dies as if killed, one is asked to stop, ..."""
     on_step_end = StageProgress.on_step_end
 
     def end(progress, args, state, control, **more):
         on_step_end(progress, args, state, control, **more)
-        if progress.stage == stage and state.global_step == step:
-            if not asked:
-                os._exit(3)
-            if os.environ["RANK"] == "1":
-                os.kill(os.getpid(), signal.SIGTERM)
+        if (progress.stage, state.global_step) != (stage, step):
+            return
+        if event == "killed":
+            os._exit(3)
+        if event == "asked" and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if event == "full" and os.environ["RANK"] == "0":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (FULL, FULL))
+        if event == "poisoned" and os.environ["RANK"] == "1":
+            progress.trainer.stage_model.objectives["language_modeling"].weight = float("nan")
 
     StageProgress.on_step_end = end
 
 
 if __name__ == "__main__":
-    die_after(sys.argv[1], int(sys.argv[2]))
-    sys.argv[1:3] = []
+    if sys.argv[1]:
+        stage, event, step = sys.argv[1].split(":")
+        after(stage, event, int(step))
+    sys.argv[1:2] = []
     main()

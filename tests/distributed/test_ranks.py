@@ -78,17 +78,19 @@ def alone(mixed, tmp_path_factory):
     return folder / "run"
 
 
-def train(path, *options, die=None):
-    """Start `audiollm train` on two ranks, which fails where it is to die; what it said."""
+def train(path, *options, event=""):
+    """Start `audiollm train` on two ranks, which fails where something happens to it; what it said and complained of.
+
+    `event`: STAGE:EVENT:STEP, see rank.py.
+    """
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    stage, step = die or ("", -1)
-    command = [sys.executable, *launcher, str(ROOT / "tests/distributed/rank.py"), stage, str(step)]
+    command = [sys.executable, *launcher, str(ROOT / "tests/distributed/rank.py"), event]
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, "train", str(path), *options], env=environment, capture_output=True, text=True, timeout=240
     )
-    assert (done.returncode == 0) == (die is None), done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout
+    assert (done.returncode == 0) == (not event), done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout, done.stderr
 
 
 def curves(run):
@@ -111,11 +113,11 @@ def assert_same(run, alone):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_ranks_that_were_killed_train_what_one_trains(engine, mixed, alone, tmp_path):
     path = recipe(tmp_path, mixed, 2)
-    train(path, *ENGINES[engine], die=("align", 13))
+    train(path, *ENGINES[engine], event="align:killed:13")
     points = sorted((tmp_path / "run/unfinished/align").glob("checkpoint-*"))
     assert [point.name for point in points] == ["checkpoint-10", "checkpoint-5"]
     assert_small(points[0])
-    said = train(path, *ENGINES[engine])
+    said, _ = train(path, *ENGINES[engine])
     assert said.count("stage align was interrupted and goes on after step 10") == 1
     assert_same(tmp_path / "run", alone)
 
@@ -127,10 +129,51 @@ def test_one_process_goes_on_where_two_were_asked_to_stop(engine, mixed, alone, 
     record = json.loads((alone / "run.json").read_text())
     del record["stages"]["instruct"]
     (tmp_path / "run/run.json").write_text(json.dumps(record))
-    train(path, *ENGINES[engine], die=("instruct:signal", 13))
+    train(path, *ENGINES[engine], event="instruct:asked:13")
     assert "checkpoint-13" in os.listdir(tmp_path / "run/unfinished/instruct")
     run_recipe(load_recipe(path, [f"stages.{name}.trainer.gradient_accumulation_steps=2" for name in STAGES]))
     assert_same(tmp_path / "run", alone)
+
+
+def two_steps(mixed, folder):
+    """A recipe of one stage that trains most of the model, and saves after each step."""
+    trainer = {"max_steps": 2, "per_device_train_batch_size": 1, "save_steps": 1}
+    train = ["llm", "connector"]
+    recipe_of(folder, mixed, {"only": stage(mixed, train, {"language_modeling": 1}, trainer=trainer)})
+    return folder / "recipe.yaml"
+
+
+def assert_told_once(complaints, path):
+    """What could not be written is told by one rank, and not taken for a broken connection by the other."""
+    assert complaints.count("could not be written") == complaints.count(f"{path} could not be written") == 1
+    assert "closed by peer" not in complaints
+
+
+def test_a_full_disk_at_one_rank_ends_both_with_one_sentence(mixed, tmp_path):
+    _, complaints = train(two_steps(mixed, tmp_path), *ENGINES["zero2"], event="only:full:1")
+    assert_told_once(complaints, tmp_path / "run/unfinished/only/checkpoint-1")
+    assert not list((tmp_path / "run/unfinished/only").glob("checkpoint-*[0-9]"))
+
+
+@pytest.fixture(scope="module")
+def spoilt(mixed, tmp_path_factory):
+    """A run whose second rank has a loss of NaN in the second step, and whose checkpoint has no place; what it said."""
+    folder = tmp_path_factory.mktemp("spoilt")
+    (folder / "run").mkdir()
+    (folder / "run/only.partial").touch()
+    return folder, *train(two_steps(mixed, folder), event="only:poisoned:1")
+
+
+def test_a_checkpoint_that_has_no_place_ends_both_ranks_with_one_sentence(spoilt):
+    folder, _, complaints = spoilt
+    assert_told_once(complaints, folder / "run/only")
+
+
+def test_a_step_that_is_not_finite_on_one_rank_names_the_rows_of_both(spoilt):
+    _, said, _ = spoilt
+    [told] = [line for line in said.splitlines() if "not finite; rows:" in line]
+    named = told.partition("rows: ")[2].partition(";")[0].split(", ")
+    assert "step 2:" in told and len(named) == len(set(named)) == 6  # three of each rank's recording
 
 
 def test_two_ranks_train_adapters_on_four_bits_as_one_does(mixed, hub, tmp_path):
