@@ -17,8 +17,8 @@ Key = tuple[int, int]
 
 POOL = 16
 """Batches of a pool, in which recordings are sorted by length; small enough to stay well shuffled."""
-STREAM_POOL = 64
-"""Batches of a pool of a stream that are filled by tokens: the last of each has room left, which then costs little."""
+BUDGET_POOL = 64
+"""The same where batches are filled by tokens: the last of a pool has room left, and lengths differ less in a batch."""
 LEAST_POOL = 1024
 """Recordings of such a pool at least, so that few pools are counted to find a batch."""
 
@@ -218,7 +218,7 @@ class BudgetSampler(ByTokens):
         for key in keys:
             pool.append(key)
             waiting += self.sizes[key]
-            if waiting >= POOL * self.budget * self.world_size:
+            if waiting >= BUDGET_POOL * self.budget * self.world_size:
                 *full, pool = self.cut(pool)
                 batches += full
                 waiting = sum(self.sizes[key] for key in pool)
@@ -246,7 +246,7 @@ class StreamBudgetSampler(ByTokens):
         self.num_samples = num_samples
         self.group_by_length = group_by_length
         _, numbers = order.keys_at(np.arange(LEAST_POOL))
-        wanted = STREAM_POOL * self.world_size * budget / order.tokens(numbers).mean()
+        wanted = BUDGET_POOL * self.world_size * budget / order.tokens(numbers).mean()
         self.pool = min(max(round(wanted), LEAST_POOL), len(order))
         self.length = 0
 

@@ -1,5 +1,7 @@
 """Which recordings make a batch: the same for the same seed and epoch, dealt fairly, each as its weight says."""
 
+import math
+import random
 from collections import Counter
 
 import numpy as np
@@ -165,6 +167,15 @@ def test_the_budget_is_used_and_ranks_are_balanced():
     totals = [[sum(sizes[number] for number in batch) for batch in step] for step in zip(*ranks, strict=True)]
     assert sum(map(sum, totals)) / (len(totals) * 4 * 2000) > 0.9
     assert sum(map(sum, totals)) / sum(4 * max(step) for step in totals) > 0.97
+
+
+def test_batches_by_tokens_are_hardly_padded():
+    """8,000 clips of 2 to 28 s, log-normal: padded to the longest of its batch, sound has less than 2 % of padding."""
+    rng = random.Random(0)
+    seconds = [min(max(rng.lognormvariate(math.log(8), 0.45), 2), 28) for _ in range(8000)]
+    found = numbers(planned(sizes=[round(25 * s) + 100 for s in seconds], budget=4000, lengths=seconds))
+    padded = sum(max(seconds[n] for n in batch) * len(batch) for batch in found)
+    assert 1 - sum(seconds) / padded < 0.02
 
 
 def test_what_is_larger_than_the_budget_is_a_batch_of_its_own():
