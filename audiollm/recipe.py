@@ -265,11 +265,6 @@ class DataSettings(Settings):
             raise ValueError("validation rows are read whole, in their order; `stream` is for `train`")
         if self.num_samples and not streamed:
             raise ValueError("`num_samples` is for streams; a source becomes one with `stream: true`")
-        if streamed and self.cache_features:
-            raise ValueError(
-                "`cache_features` must look at all rows before training, and the rows of a stream are read when "
-                "they are needed; leave that out, or `stream`"
-            )
         if self.batch_tokens and self.max_tokens and self.batch_tokens < self.max_tokens:
             raise ValueError(
                 f"`batch_tokens` is {self.batch_tokens:,}, and `max_tokens` lets a row of {self.max_tokens:,} in, "

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import importlib.machinery
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import re
 import shutil
 import signal
 import sys
+import tarfile
 import types
 from contextlib import nullcontext
 from dataclasses import replace
@@ -31,7 +33,7 @@ from audiollm.data.dataset import Limits, Recordings
 from audiollm.data.mixture import Mixture
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import load_rows
-from audiollm.data.streams import Stream
+from audiollm.data.streams import Stream, open_stream
 from audiollm.models.encoders.whisper import WhisperAudioEncoder
 from audiollm.models.freezing import part_of
 from audiollm.recipe import RecipeError, load_recipe
@@ -71,6 +73,20 @@ def rows_of(number, folder):
 
 def write_jsonl(path, rows):
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return str(path)
+
+
+def write_shard(corpus, name="train"):
+    """The rows of a file as a shard: the sound of each key beside its row."""
+    path = corpus / f"{name}.tar"
+    with tarfile.open(path, "w") as archive:
+        for line in (corpus / f"{name}.jsonl").read_text().splitlines():
+            one = json.loads(line)
+            sound = (corpus / one["messages"][0]["content"][0].pop("audio")).read_bytes()
+            for ending, content in (("wav", sound), ("json", json.dumps(one).encode())):
+                member = tarfile.TarInfo(f"{one['id']}.{ending}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
     return str(path)
 
 
@@ -891,6 +907,47 @@ def test_kept_features_give_the_same_losses_and_every_clip_is_encoded_once(corpu
     run_recipe(again)
     if gib == 1.0:  # another run of the same encoder
         assert sum(encoded) == 2 and losses(tmp_path / "second") == losses(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "tar"])
+def test_features_of_a_stream_are_those_of_rows_in_memory_and_encoded_once(corpus, tmp_path, monkeypatch, kind):
+    """Some recordings at a time; a second run, with other limits, encodes nothing."""
+    monkeypatch.setattr(training_features, "AT_ONCE", 5)
+    source = {"path": str(corpus / "train.jsonl") if kind == "jsonl" else write_shard(corpus), "stream": True}
+    run_recipe(cached(corpus, tmp_path / "plain", train=[source]))
+    encoded, held = count_encoded(monkeypatch), []
+    encode_missing = training_features.encode_missing
+
+    def count(store, encoder, clips, device):
+        clips = list(clips)
+        held.append(len(clips))
+        return encode_missing(store, encoder, clips, device)
+
+    monkeypatch.setattr(training_features, "encode_missing", count)
+    run_recipe(cached(corpus, tmp_path / "kept", train=[source], cache_features=True))
+    assert sum(encoded) == 20 + 2 and max(held) <= 5  # and noise, on which a connector's scale is matched
+    for kept, plain in zip(losses(tmp_path / "kept"), losses(tmp_path / "plain"), strict=True):
+        assert kept == pytest.approx(plain, rel=0.01)
+    encoded.clear()
+    kept = f"data={tmp_path / 'kept' / 'data'}"
+    run_recipe(cached(corpus, tmp_path / "again", kept, train=[source], cache_features=True, batch_tokens=160))
+    assert sum(encoded) == 2
+
+
+def test_each_rank_encodes_a_share_of_a_stream_and_all_of_them_everything(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_features, "AT_ONCE", 3)
+    stream, _ = open_stream(str(corpus / "train.jsonl"), tmp_path)
+    built = tiny()
+    recordings = Recordings([], built.processor, groups=Mixture([stream], [1.0], 0))
+    encoded, shares = count_encoded(monkeypatch), []
+    for rank in range(2):
+        ranks = types.SimpleNamespace(process_index=rank, num_processes=2, device="cpu", print=print)
+        ranks.wait_for_everyone = lambda: None
+        training_features.fill(
+            features.FeatureStore(tmp_path / "store"), built.model.model.audio_tower, [recordings], ranks
+        )
+        shares.append(sum(encoded))
+    assert shares == [9, 16] and len(features.FeatureStore(tmp_path / "store").places) == 16
 
 
 def test_features_of_a_damaged_file_are_encoded_again(corpus, tmp_path, monkeypatch):
