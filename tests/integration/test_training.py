@@ -40,7 +40,7 @@ from audiollm.recipe import RecipeError, load_recipe
 from audiollm.training import bad_rows, dry_run, run_recipe, stages
 from audiollm.training import features as training_features
 from audiollm.training.objectives.language_modeling import LanguageModeling
-from audiollm.training.trainer import StageTrainer
+from audiollm.training.trainer import StageTrainer, train_sampler
 
 PITCHES = {"low": 300, "middle": 900, "high": 2700}
 
@@ -77,8 +77,10 @@ def write_jsonl(path, rows):
 
 
 def write_shard(corpus, name="train"):
-    """The rows of a file as a shard: the sound of each key beside its row."""
+    """The rows of a file as a shard, written once: the sound of each key beside its row."""
     path = corpus / f"{name}.tar"
+    if path.is_file():
+        return str(path)
     with tarfile.open(path, "w") as archive:
         for line in (corpus / f"{name}.jsonl").read_text().splitlines():
             one = json.loads(line)
@@ -1335,6 +1337,41 @@ def test_a_stream_in_batches_by_tokens_goes_on_exactly_and_reads_only_what_is_le
     assert_same_weights(run_recipe(budget_stream(tmp_path / "stopped", corpus)), whole)
     heard = sum(len(batch["row_ids"]) for found in batches[before:] for batch in found)
     assert len(read) <= 16 + heard + 8  # the first rows tell what there is to learn, and batches are fetched ahead
+
+
+def shard_recipe(folder, corpus, **data):
+    """Eleven steps over a shard alone, of which each question is a recording."""
+    only = long_stage(corpus, max_steps=11)
+    only["data"] |= {"train": [{"path": write_shard(corpus), "stream": True}], **data}
+    return recipe_of(folder, corpus, {"only": only}, f"data={folder / 'data'}", connector=QFORMER | {"dropout": 0.2})
+
+
+@pytest.mark.parametrize("data", [{"num_samples": 12}, {"batch_tokens": 160, "too_long": "split"}], ids=str)
+def test_a_stage_on_shards_alone_learns_and_goes_on_exactly(corpus, tmp_path, watch, data):
+    whole = run_recipe(shard_recipe(tmp_path / "whole", corpus, **data))
+    with pytest.raises(Killed):
+        watch(Kill(7))
+        run_recipe(shard_recipe(tmp_path / "stopped", corpus, **data))
+    watch(TrainerCallback())
+    assert_same_weights(run_recipe(shard_recipe(tmp_path / "stopped", corpus, **data)), whole)
+    record = json.loads((whole.parent / "run.json").read_text())["stages"]["only"]
+    assert record["steps"] == 11 and not record["problems"]
+
+
+@pytest.mark.parametrize("tokens", [None, 160])
+def test_two_ranks_split_each_step_of_a_stream_without_overlap(corpus, tmp_path, tokens):
+    stream, _ = open_stream(str(corpus / "train.jsonl"), tmp_path)
+    recordings = Recordings([], tiny().processor, groups=Mixture([stream], [1.0], 0))
+    recordings.measure()
+    for epoch in range(3):
+        ranks = []
+        for rank in range(2):
+            sampler = train_sampler(recordings, [], 2, tokens, None, rank=rank, world_size=2)
+            sampler.set_epoch(epoch)
+            ranks.append(list(sampler))
+            assert len(ranks[-1]) == len(sampler)
+        assert len(ranks[0]) == len(ranks[1]) > 1 and all(batch for batches in ranks for batch in batches)
+        assert not {key for batch in ranks[0] for key in batch} & {key for batch in ranks[1] for key in batch}
 
 
 def test_workers_change_nothing_in_batches_by_tokens_of_a_stream(corpus, tmp_path):
