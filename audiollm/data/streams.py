@@ -189,13 +189,14 @@ def index(
                 break
             num_rows += 1
             where = (number, one.block) if path.suffix == ".parquet" else "whole"
-            if row.group_key == last and where == block:
+            key = row.group_key
+            if key == last and where == block:
                 entries[-1][3] = ordinal - begun + 1
                 continue
             if where != block:
                 content.blocks.append(0)
             content.blocks[-1] += 1
-            last, block, begun = row.group_key, where, ordinal
+            last, block, begun = key, where, ordinal
             if len(entries) == WAITING:
                 np.array([tuple(entry) for entry in entries], ENTRY).tofile(out)
                 entries, checked = [], {}

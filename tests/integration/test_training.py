@@ -37,7 +37,7 @@ from audiollm.data.streams import Stream, open_stream
 from audiollm.models.encoders.whisper import WhisperAudioEncoder
 from audiollm.models.freezing import part_of
 from audiollm.recipe import RecipeError, load_recipe
-from audiollm.training import bad_rows, dry_run, run_recipe, stages
+from audiollm.training import bad_rows, dry_run, run_recipe, stage_data, stages
 from audiollm.training import features as training_features
 from audiollm.training.objectives.language_modeling import LanguageModeling
 from audiollm.training.trainer import StageTrainer, train_sampler
@@ -1372,6 +1372,19 @@ def test_two_ranks_split_each_step_of_a_stream_without_overlap(corpus, tmp_path,
             assert len(ranks[-1]) == len(sampler)
         assert len(ranks[0]) == len(ranks[1]) > 1 and all(batch for batches in ranks for batch in batches)
         assert not {key for batch in ranks[0] for key in batch} & {key for batch in ranks[1] for key in batch}
+
+
+def test_a_dry_run_of_a_stream_that_was_measured_reads_its_first_rows_and_the_longest(
+    corpus, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(stage_data, "LOOKED_AT", 2)
+    recipe = budget_stream(tmp_path, corpus)
+    dry_run(recipe)
+    read = []
+    get = Stream.read
+    monkeypatch.setattr(Stream, "read", lambda *args: read.append(1) or get(*args))
+    dry_run(recipe)
+    assert len(read) <= 3 and "72 rows over " in capsys.readouterr().out.rpartition("sample")[0]  # 48, and 24 in memory
 
 
 def test_workers_change_nothing_in_batches_by_tokens_of_a_stream(corpus, tmp_path):
