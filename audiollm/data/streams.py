@@ -46,6 +46,7 @@ from audiollm.data.sources import (
 File = Path | RemoteFile
 ENTRY = np.dtype([("file", "u4"), ("place", "u8"), ("line", "u8"), ("rows", "u4"), ("seconds", "f4")])
 VERSION = 1  # to be raised when another index would be made of the same files
+ROW_GROUP_BYTES = 2**29  # row groups that a process keeps in memory
 WAITING = 10_000  # entries that are kept in memory while an index is made
 
 
@@ -245,7 +246,7 @@ def read_row_groups(path: File, place: int, line: int, *, listens: bool = True) 
     version = path.stat().st_mtime_ns if isinstance(path, Path) else path.version
     _, ends = contents(path, version)
     for group in range(bisect_right(ends, place), len(ends)):
-        table, features = row_group(path, version, group, listens or isinstance(path, Path))
+        table, features = row_groups.get(path, version, group, listens or isinstance(path, Path))
         start = ends[group] - len(table)
         batches = (batch.to_pylist() for batch in table.slice(max(place - start, 0)).to_batches(8))
         for _, raw in with_class_names(str(path), batches, features):
@@ -286,8 +287,25 @@ def contents(path: File, version: Any) -> tuple[Any, list[int]]:
         return about, list(accumulate(about.row_group(group).num_rows for group in range(about.num_row_groups)))
 
 
-@lru_cache(maxsize=2)
-def row_group(path: File, version: Any, group: int, listens: bool) -> tuple[pyarrow.Table, Any]:
+class RowGroups:
+    """The row groups that were read last, up to so many bytes: batches of like length take rows of several in turn."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Any, tuple[pyarrow.Table, Any]] = {}
+
+    def get(self, *key: Any) -> tuple[pyarrow.Table, Any]:
+        """As `read_row_group`."""
+        found = self.kept.pop(key, None) or read_row_group(*key)
+        while self.kept and found[0].nbytes + sum(table.nbytes for table, _ in self.kept.values()) > ROW_GROUP_BYTES:
+            del self.kept[next(iter(self.kept))]
+        self.kept[key] = found
+        return found
+
+
+row_groups = RowGroups()
+
+
+def read_row_group(path: File, version: Any, group: int, listens: bool) -> tuple[pyarrow.Table, Any]:
     """The rows of a row group as they are stored, and what is known about their columns.
 
     Without `listens`, sound that is stored in the rows is not read, and names stand for it.

@@ -13,8 +13,10 @@ from datasets import Audio, ClassLabel, Features, Value
 from pyarrow import parquet
 
 from audiollm.conversation import RowError
+from audiollm.data import streams
 from audiollm.data.hub import HubDataset, RemoteFile
 from audiollm.data.mixture import Mixture
+from audiollm.data.sampling import StreamSampler
 from audiollm.data.sources import Problems, fingerprint, load_rows
 from audiollm.data.streams import open_stream
 from audiollm.recipe import DataSettings, load_recipe, missing_files
@@ -201,6 +203,19 @@ def test_files_elsewhere_are_read_by_row_groups_and_no_sound_for_the_index(tmp_p
     assert [stream[n] for n in range(60)] == [local[n] for n in range(60)] and local.blocks == stream.blocks
     orders = [Mixture([one], [1.0], 3).keys_at(np.arange(200))[1].tolist() for one in (stream, local)]
     assert orders[0] == orders[1]
+
+
+def test_in_the_order_of_training_a_row_group_is_read_once_where_there_is_room(tmp_path, monkeypatch):
+    _, size = remote_set(monkeypatch, long_rows())
+    mixture = Mixture([open_stream(SONGS, tmp_path)[0]], [1.0], 0)
+    for room, least, most in ((2**29, 0.9, 1.1), (1, 1.5, 60)):
+        monkeypatch.setattr(streams, "ROW_GROUP_BYTES", room)
+        streams.row_groups.kept.clear()
+        monkeypatch.setattr(Counted, "read_bytes", 0)
+        for batch in StreamSampler(mixture, 6, 60):
+            assert all(mixture[number] for _, number in batch)
+        assert least < Counted.read_bytes / size < most
+    assert len(streams.row_groups.kept) == 1
 
 
 def test_sound_that_is_not_always_there_is_read_for_the_index_and_named(tmp_path, monkeypatch):
