@@ -185,7 +185,8 @@ class SourceSettings(Settings):
 
     Of shards of WebDataset (shards/*.tar) a row is the `.wav`, `.flac`, ... and the `.json` (its fields, in any format)
     or else the `.txt` (its answer) of one key, which stand next to each other. hf://datasets/OWNER/NAME is a data set
-    of the Hugging Face hub, which is downloaded once to the hub's cache; none of its code is run."""
+    of the Hugging Face hub, which is downloaded once to the hub's cache, or as a stream read where it lies, if that is
+    Parquet; none of its code is run."""
     config: str | None = None
     """Configuration of a data set of the hub; null takes the only one or its default."""
     split: str | None = None
@@ -208,15 +209,8 @@ class SourceSettings(Settings):
 
     @model_validator(mode="after")
     def _hub_or_files(self) -> Self:
-        if not self.path.startswith(HUB):
-            if self.config or self.split or self.revision:
-                raise ValueError(f"`config`, `split` and `revision` are for data sets of the hub, {HUB}OWNER/NAME")
-        elif self.stream:
-            name = self.path.removeprefix(HUB)
-            raise ValueError(
-                f"a stream reads files of this machine; `hf download {name} --repo-type dataset --local-dir DIR` "
-                "brings them here, and `path: DIR/**/*.parquet` streams them"
-            )
+        if not self.path.startswith(HUB) and (self.config or self.split or self.revision):
+            raise ValueError(f"`config`, `split` and `revision` are for data sets of the hub, {HUB}OWNER/NAME")
         return self
 
 
@@ -265,11 +259,6 @@ class DataSettings(Settings):
             raise ValueError("validation rows are read whole, in their order; `stream` is for `train`")
         if self.num_samples and not streamed:
             raise ValueError("`num_samples` is for streams; a source becomes one with `stream: true`")
-        if streamed and self.cache_features:
-            raise ValueError(
-                "`cache_features` must look at all rows before training, and the rows of a stream are read when "
-                "they are needed; leave that out, or `stream`"
-            )
         if self.batch_tokens and self.max_tokens and self.batch_tokens < self.max_tokens:
             raise ValueError(
                 f"`batch_tokens` is {self.batch_tokens:,}, and `max_tokens` lets a row of {self.max_tokens:,} in, "

@@ -1,39 +1,94 @@
-"""Data sets of the Hugging Face hub: downloaded once to the hub's cache, and read from there.
+"""Data sets of the Hugging Face hub: downloaded once to the hub's cache, or read where they lie.
 
     hf://datasets/OWNER/NAME      or hf://datasets/FOLDER, for a data set in a folder of this machine
 
-No code of a data set is run. Not here: what its rows mean (formats.py), streams (streams.py).
+No code of a data set is run. Not here: what its rows mean (formats.py), the index and order of a stream (streams.py).
 """
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from fsspec.core import url_to_fs
 
 from audiollm.conversation import RowError
 
 PREFIX = "hf://datasets/"
 
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A Parquet file that is read where it lies, by ranges."""
+
+    url: str
+    version: str  # another one, if it was changed
+    suffix: ClassVar[str] = ".parquet"
+    parent: ClassVar[None] = None  # of no folder, from which paths in it could count
+
+    def __str__(self) -> str:
+        return self.url
+
+    def open(self) -> Any:
+        """The file; what is not asked for is not read."""
+        filesystem, path = url_to_fs(self.url)
+        return filesystem.open(path, "rb", cache_type="none")
+
+
 class HubDataset(NamedTuple):
-    """A split of a data set."""
+    """A split of a data set; where it is streamed, its files are read where they lie."""
 
     path: str
     config: str | None = None
     split: str | None = None
     revision: str | None = None
+    stream: bool = False
 
     def __str__(self) -> str:
-        about = (f"{name} {value}" for name, value in self._asdict().items() if name != "path" and value)
+        about = (
+            f"{name} {value}" for name, value in self._asdict().items() if name not in ("path", "stream") and value
+        )
         return " ".join((self.path, *about))
+
+    @property
+    def name(self) -> str:
+        """As the hub knows it, or its folder."""
+        return self.path.removeprefix(PREFIX)
 
     def load(self) -> Any:
         """The `datasets.Dataset`, memory-mapped from the cache; RowError where there is none."""
         from datasets import load_dataset  # slow to import
+
+        split = self.split or "train"
+        return self.asked(lambda: load_dataset(self.name, self.config, split=split, revision=self.revision))
+
+    def files(self) -> list[Path | RemoteFile]:
+        """The Parquet files of the split, where they lie; RowError where it has none."""
+        from datasets import load_dataset_builder  # slow to import
+        from datasets.packaged_modules.parquet.parquet import Parquet
+
+        builder = self.asked(lambda: load_dataset_builder(self.name, self.config, revision=self.revision))
+        split, found = self.split or "train", builder.config.data_files or {}
+        if not isinstance(builder, Parquet):
+            cause = (
+                f"does not lie in Parquet files, and `stream: true` reads those alone on the hub; leave `stream` out, "
+                f"or `hf download {self.name} --repo-type dataset --local-dir DIR` and stream what is in DIR"
+            )
+            raise RowError(str(self), "", cause)
+        if split not in found:
+            raise RowError(str(self), "", f"has no split {split!r}; its files are of: {', '.join(map(str, found))}")
+        return self.asked(lambda: [where_it_lies(str(file)) for file in found[split]])
+
+    def asked(self, ask: Callable[[], T]) -> T:
+        """What the hub, or its cache, answers; RowError where it cannot."""
         from datasets.exceptions import DatasetsError
 
-        name = self.path.removeprefix(PREFIX)
         try:
-            return load_dataset(name, self.config, split=self.split or "train", revision=self.revision)
+            return ask()
         except (DatasetsError, OSError, ValueError, RuntimeError, ImportError) as error:
             said = str(error.__cause__ or error).strip().partition("\n")[0].rstrip(".")
             cause = f"cannot be loaded ({said}); check its name, `config`, `split` and `revision`, and the network"
@@ -41,5 +96,26 @@ class HubDataset(NamedTuple):
 
     def fingerprint(self) -> str:
         """Stands for its rows: the names in the cache hold the commit, or times and names of a folder's files."""
-        names = sorted("/".join(Path(file["filename"]).parts[-2:]) for file in self.load().cache_files)
+        if self.stream:
+            names = [str(identity_of(file)) for file in self.files()]
+        else:
+            names = sorted("/".join(Path(file["filename"]).parts[-2:]) for file in self.load().cache_files)
         return hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
+
+
+def where_it_lies(file: str) -> Path | RemoteFile:
+    """A file of a data set, on this machine or elsewhere."""
+    if "://" not in file:
+        return Path(file)
+    if file.startswith("hf://"):  # such an address holds the commit
+        return RemoteFile(file, "")
+    filesystem, path = url_to_fs(file)
+    return RemoteFile(file, str(filesystem.ukey(path)))
+
+
+def identity_of(file: Path | RemoteFile) -> tuple[str, Any, Any]:
+    """Another one, if a file was changed."""
+    if isinstance(file, RemoteFile):
+        return file.url, file.version, None
+    stat = file.stat()
+    return str(file.resolve()), stat.st_size, stat.st_mtime_ns

@@ -107,7 +107,7 @@ def write(stream: Stream, recordings: Recordings, about: Path) -> Content:
 def chunks(stream: Stream, recordings: Recordings) -> Iterator[tuple[np.ndarray, np.ndarray, list[BadRow]]]:
     """Sequences, their rows, and what is left out, of some recordings after others."""
     work = Chunks(stream, recordings)
-    workers = min(len(os.sched_getaffinity(0)), 8) if len(work) > 8 else 0
+    workers = min(os.cpu_count() or 1, 8) if len(work) > 8 else 0
     yield from DataLoader(work, batch_size=None, num_workers=workers, collate_fn=unchanged)
 
 

@@ -213,6 +213,12 @@ def _open(source: Any) -> Iterator[Opened]:
         raise RowError(
             "", "", "one object is not a list of rows; take a split of it (dataset['train']) or put it in a list"
         )
+    elif hasattr(source, "with_format") and not hasattr(source, "__len__"):
+        cause = (
+            "an IterableDataset cannot go back to where a run was stopped; give a recipe the path "
+            "hf://datasets/OWNER/NAME with `stream: true`, or load it without `streaming=True`"
+        )
+        raise RowError("dataset", "", cause)
     elif hasattr(source, "with_format"):  # a datasets.Dataset, told by what we use of it: importing datasets is slow
         yield Opened("dataset", None, read_dataset(source))
     elif isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):

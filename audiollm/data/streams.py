@@ -6,7 +6,8 @@
 The index is made once, by reading every row; then the rows of a recording are read where they are needed, in whichever
 worker. Neighbouring rows about one recording are brought together; in a tar shard each key is a recording, whose sound
 is not read for the index. JSONL and shards are shuffled as a whole; Parquet by row groups, whose order is shuffled and
-within which rows are, since a row group is read at once.
+within which rows are, since a row group is read at once. Parquet on the hub is read where it lies; its sound is not
+read for the index, so each of its rows is a recording.
 Not here: what a row means (sources.py, conversation.py), its tokens (measured.py), in which order they come (order.py).
 """
 
@@ -15,6 +16,7 @@ import json
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import accumulate, chain, islice
 from pathlib import Path
@@ -28,6 +30,7 @@ from pyarrow import parquet
 from audiollm.conversation import Row, RowError, parse_row
 from audiollm.data.dataset import Sound, with_sound
 from audiollm.data.formats import Raw, converter, detect_all
+from audiollm.data.hub import HubDataset, RemoteFile, identity_of
 from audiollm.data.shards import read_keys, refuse_compressed
 from audiollm.data.sources import (
     DETECT_ROWS,
@@ -40,8 +43,10 @@ from audiollm.data.sources import (
     with_class_names,
 )
 
+File = Path | RemoteFile
 ENTRY = np.dtype([("file", "u4"), ("place", "u8"), ("line", "u8"), ("rows", "u4"), ("seconds", "f4")])
 VERSION = 1  # to be raised when another index would be made of the same files
+ROW_GROUP_BYTES = 2**29  # row groups that a process keeps in memory
 WAITING = 10_000  # entries that are kept in memory while an index is made
 
 
@@ -70,7 +75,7 @@ class Stream:
     def __init__(
         self,
         path: str,
-        files: Sequence[Path],
+        files: Sequence[File],
         about: Path,
         content: Content,
         tasks: Sequence[str] | None,
@@ -115,7 +120,7 @@ class Stream:
 
 
 def open_stream(
-    path: str,
+    path: str | HubDataset,
     folder: Path,
     *,
     format: str | None = None,
@@ -124,12 +129,13 @@ def open_stream(
     audio: Sound = "sound",
 ) -> tuple[Stream, Problems]:
     """The recordings of files, and the rows that were refused; ValueError for files of other kinds, or without rows."""
-    files = paths_of(os.path.expanduser(path))
+    files: Sequence[File] = path.files() if isinstance(path, HubDataset) else paths_of(os.path.expanduser(path))
     for file in files:
-        refuse_compressed(file)
+        if isinstance(file, Path):
+            refuse_compressed(file)
         if file.suffix not in READERS:
             raise ValueError(f"{file} cannot be read row by row; `stream: true` is for {', '.join(READERS)}")
-    known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    known = [identity_of(file) for file in files]
     identity = [VERSION, known, format, tasks, limit, audio == "sound"]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     about = folder / "index" / f"{name}.json"
@@ -139,7 +145,7 @@ def open_stream(
             return index(files, out, format, tasks, limit, audio == "sound")
 
     content = Content(*made_once(about, make))
-    stream, problems = Stream(path, files, about, content, tasks, audio), Problems()
+    stream, problems = Stream(str(path), files, about, content, tasks, audio), Problems()
     for refused in stream.content.refused:
         problems.add(RowError(*refused))
     if not len(stream):
@@ -159,7 +165,7 @@ def made_once(about: Path, make: Callable[[], Any]) -> Any:
 
 
 def index(
-    files: Sequence[Path], out: Any, format: str | None, tasks: Sequence[str] | None, limit: int | None, listens: bool
+    files: Sequence[File], out: Any, format: str | None, tasks: Sequence[str] | None, limit: int | None, listens: bool
 ) -> Content:
     """Read every row once, and write where the neighbouring rows of each recording are."""
     content = Content([], [], 0, [])
@@ -184,13 +190,14 @@ def index(
                 break
             num_rows += 1
             where = (number, one.block) if path.suffix == ".parquet" else "whole"
-            if row.group_key == last and where == block:
+            key = row.group_key
+            if key == last and where == block:
                 entries[-1][3] = ordinal - begun + 1
                 continue
             if where != block:
                 content.blocks.append(0)
             content.blocks[-1] += 1
-            last, block, begun = row.group_key, where, ordinal
+            last, block, begun = key, where, ordinal
             if len(entries) == WAITING:
                 np.array([tuple(entry) for entry in entries], ENTRY).tofile(out)
                 entries, checked = [], {}
@@ -199,7 +206,7 @@ def index(
     return content._replace(num_rows=num_rows)
 
 
-def parsed(path: Path, found: Found, format: str) -> Row | RowError:
+def parsed(path: File, found: Found, format: str) -> Row | RowError:
     """A row, or why it is none."""
     place = f"{path}:{found.line if found.key is None else found.key}"
     if isinstance(found.raw, RowError):
@@ -215,7 +222,7 @@ def is_chosen(row: Row, tasks: Sequence[str] | None) -> bool:
     return tasks is None or row.task in tasks
 
 
-def format_of(path: Path, found: Sequence[Found]) -> str:
+def format_of(path: File, found: Sequence[Found]) -> str:
     """The format of a file, by its first rows."""
     raws = [one.raw for one in found if not isinstance(one.raw, RowError)]
     try:
@@ -234,12 +241,12 @@ def read_lines(path: Path, place: int, line: int) -> Iterator[Found]:
             place += len(content)
 
 
-def read_row_groups(path: Path, place: int, line: int) -> Iterator[Found]:
+def read_row_groups(path: File, place: int, line: int, *, listens: bool = True) -> Iterator[Found]:
     """Rows of a Parquet file from a row on; a row group is a block."""
-    modified = path.stat().st_mtime_ns
-    ends = row_group_ends(path, modified)
+    version = path.stat().st_mtime_ns if isinstance(path, Path) else path.version
+    _, ends = contents(path, version)
     for group in range(bisect_right(ends, place), len(ends)):
-        table, features = row_group(path, modified, group)
+        table, features = row_groups.get(path, version, group, listens or isinstance(path, Path))
         start = ends[group] - len(table)
         batches = (batch.to_pylist() for batch in table.slice(max(place - start, 0)).to_batches(8))
         for _, raw in with_class_names(str(path), batches, features):
@@ -253,20 +260,81 @@ def read_shard(path: Path, place: int, line: int, *, listens: bool = True) -> It
         yield Found(keyed.place, number, 0, keyed.raw, keyed.key)
 
 
-Reader = Callable[[Path, int, int], Iterator[Found]]
+Reader = Callable[[Any, int, int], Iterator[Found]]
 READERS: dict[str, Reader] = {".jsonl": read_lines, ".parquet": read_row_groups, ".tar": read_shard}
-INDEX_READERS: dict[str, Reader] = READERS | {".tar": partial(read_shard, listens=False)}
+INDEX_READERS: dict[str, Reader] = READERS | {
+    ".parquet": partial(read_row_groups, listens=False),
+    ".tar": partial(read_shard, listens=False),
+}
+
+
+@contextmanager
+def parquet_file(path: File, about: Any = None) -> Iterator[parquet.ParquetFile]:
+    """A Parquet file, here or elsewhere, of whose contents `about` may be known; RowError where it cannot be read."""
+    try:
+        with path.open("rb") if isinstance(path, Path) else path.open() as file:
+            yield parquet.ParquetFile(file, metadata=about, pre_buffer=True)
+    except (pyarrow.ArrowException, OSError) as error:
+        way_out = "write it again" if isinstance(path, Path) else "check the network, and give the same command again"
+        raise RowError(str(path), "", f"cannot be read as a Parquet file ({error}); {way_out}") from None
 
 
 @lru_cache(maxsize=64)
-def row_group_ends(path: Path, modified: int) -> list[int]:
-    """The row at which each row group of a Parquet file ends."""
-    about = parquet.read_metadata(path)
-    return list(accumulate(about.row_group(group).num_rows for group in range(about.num_row_groups)))
+def contents(path: File, version: Any) -> tuple[Any, list[int]]:
+    """What a Parquet file says about itself, and the row at which each of its row groups ends."""
+    with parquet_file(path) as file:
+        about = file.metadata
+        return about, list(accumulate(about.row_group(group).num_rows for group in range(about.num_row_groups)))
 
 
-@lru_cache(maxsize=2)
-def row_group(path: Path, modified: int, group: int) -> tuple[pyarrow.Table, Any]:
-    """The rows of a row group as they are stored, and what is known about their columns."""
-    with parquet.ParquetFile(path) as file:
-        return file.read_row_group(group), features_of(file.schema_arrow)
+class RowGroups:
+    """The row groups that were read last, up to so many bytes: batches of like length take rows of several in turn."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Any, tuple[pyarrow.Table, Any]] = {}
+
+    def get(self, *key: Any) -> tuple[pyarrow.Table, Any]:
+        """As `read_row_group`."""
+        found = self.kept.pop(key, None) or read_row_group(*key)
+        while self.kept and found[0].nbytes + sum(table.nbytes for table, _ in self.kept.values()) > ROW_GROUP_BYTES:
+            del self.kept[next(iter(self.kept))]
+        self.kept[key] = found
+        return found
+
+
+row_groups = RowGroups()
+
+
+def read_row_group(path: File, version: Any, group: int, listens: bool) -> tuple[pyarrow.Table, Any]:
+    """The rows of a row group as they are stored, and what is known about their columns.
+
+    Without `listens`, sound that is stored in the rows is not read, and names stand for it.
+    """
+    about, _ = contents(path, version)
+    with parquet_file(path, about) as file:
+        features = features_of(file.schema_arrow)
+        silent = [] if listens else sounds_in(file, group)
+        if not silent:
+            return file.read_row_group(group), features
+        leaves = [file.schema.column(number).path for number in range(len(file.schema))]
+        table = file.read_row_group(group, columns=[leaf for leaf in leaves if leaf not in silent])
+        for column in (leaf.removesuffix(".bytes") for leaf in silent):
+            names = pyarrow.array([f"{path}:{group}:{row}".encode() for row in range(len(table))])
+            sound = pyarrow.StructArray.from_arrays([names], ["bytes"])
+            where = table.schema.get_field_index(column)
+            table = table.append_column(column, sound) if where < 0 else table.set_column(where, column, sound)
+        return table, features
+
+
+def sounds_in(file: parquet.ParquetFile, group: int) -> list[str]:
+    """The leaves of a row group that are sound for certain: `COLUMN.bytes`, and none of them empty."""
+    about = file.metadata.row_group(group)
+    columns = (about.column(number) for number in range(about.num_columns))
+    return [
+        column.path_in_schema
+        for column in columns
+        if column.path_in_schema.count(".") == 1
+        and column.path_in_schema.endswith(".bytes")
+        and column.statistics is not None
+        and column.statistics.null_count == 0
+    ]

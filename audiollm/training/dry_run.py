@@ -163,7 +163,7 @@ def describe_stage(
     if stage.data.measured:
         console.print(f"{len(recordings.measure()):,} rows are too long and would be left out")
     steps = planned_steps(stage, recordings, data.sources(recordings))
-    console.print(f"{len(data.train):,} rows over {len(recordings):,} recordings; {steps:,} steps")
+    console.print(f"{recordings.num_rows:,} rows over {len(recordings):,} recordings; {steps:,} steps")
     if with_text:
         console.print(sample(data.train[0], recordings, processor))
 

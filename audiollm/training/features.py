@@ -4,8 +4,9 @@ together; under several ranks each encodes its share.
 
 import hashlib
 import json
+import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import torch
 from tqdm.auto import tqdm
 
 from audiollm.audio import AudioError
-from audiollm.conversation import AudioPart, Row, RowError
+from audiollm.conversation import AudioPart, RowError
 from audiollm.data.collate import pad_waveforms
+from audiollm.data.dataset import Recordings
 from audiollm.data.features import FeatureStore, sound_key
 from audiollm.models.parts import fingerprint
 from audiollm.recipe import Recipe
@@ -23,6 +25,8 @@ from audiollm.recipe import Recipe
 FRONT_END = 1
 """To be raised when the encoders' way from samples to frames changes."""
 BATCH_SECONDS = 120.0
+AT_ONCE = 1000
+"""Recordings among which clips of like length are put together; of shards their sound is in memory meanwhile."""
 
 
 def open_store(recipe: Recipe, encoder: Any) -> FeatureStore:
@@ -39,38 +43,60 @@ def open_store(recipe: Recipe, encoder: Any) -> FeatureStore:
 
 
 @torch.no_grad()
-def fill(store: FeatureStore, encoder: Any, rows: Iterable[Row], accelerator: Any) -> None:
-    """Encode what the store does not have yet; a clip that cannot be read is left to training, which names it."""
-    clips = {clip.key: clip for row in rows for clip in row.clips}
-    mine = list(clips.values())[accelerator.process_index :: accelerator.num_processes]
-    missing = sorted(not_kept(store, mine), key=lambda found: -found[0])
+def fill(store: FeatureStore, encoder: Any, sets: Iterable[Recordings], accelerator: Any) -> None:
+    """Encode what the store does not have yet; a clip that cannot be read is left to training, which names it.
+
+    Recordings are taken so many at a time, so that those that stay on disk need no more memory than that.
+    """
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    mine = [(found, numbers) for found in sets for numbers in spans(len(found), ranks)[rank::ranks]]
     training = encoder.training
     encoder.eval()
     done = 0
-    with tqdm(total=len(missing), desc="encoding", disable=not sys.stderr.isatty()) as bar:
-        while done < len(missing) and not store.is_full:
-            longest = missing[done][0]
-            batch = missing[done : done + max(int(BATCH_SECONDS / max(longest, 0.1)), 1)]
-            encode(store, encoder, [(key, clip) for _, key, clip in batch], accelerator.device)
-            done += len(batch)
-            bar.update(len(batch))
+    with tqdm(total=sum(len(numbers) for _, numbers in mine), desc="encoding", disable=not sys.stderr.isatty()) as bar:
+        for recordings, numbers in mine:
+            if store.is_full:
+                break
+            clips = (clip for number in numbers for clip in recordings.groups[number][0].clips)
+            done += encode_missing(store, encoder, clips, accelerator.device)
+            bar.update(len(numbers))
     store.flush()
     encoder.train(training)
     accelerator.wait_for_everyone()
     store.refresh()
-    if missing:
+    if done:
         accelerator.print(f"encoded {done:,} clips once; {store.folder} holds {store.num_bytes / 2**30:.2f} GiB")
-    if done < len(missing):
-        accelerator.print(f"feature_cache_gib is reached: {len(missing) - done:,} clips are encoded whenever heard")
+    if store.is_full:
+        accelerator.print("feature_cache_gib is reached: clips that are not kept are encoded whenever they are heard")
 
 
-def not_kept(store: FeatureStore, clips: Iterable[AudioPart]) -> Iterator[tuple[float, str, AudioPart]]:
-    """(seconds, key, clip) of the clips that are to be encoded."""
+def spans(count: int, ranks: int) -> list[range]:
+    """Numbers of neighbouring recordings, in which the parts of one are together; some for every rank."""
+    size = max(min(AT_ONCE, math.ceil(count / ranks)), 1)
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def encode_missing(store: FeatureStore, encoder: Any, clips: Iterable[AudioPart], device: Any) -> int:
+    """Encode those of some clips that the store has not, as long as it has room; how many were taken."""
+    missing = sorted(not_kept(store, clips), key=lambda found: -found[0])
+    done = 0
+    while done < len(missing) and not store.is_full:
+        longest = missing[done][0]
+        batch = missing[done : done + max(int(BATCH_SECONDS / max(longest, 0.1)), 1)]
+        encode(store, encoder, [(key, clip) for _, key, clip in batch], device)
+        done += len(batch)
+    return done
+
+
+def not_kept(store: FeatureStore, clips: Iterable[AudioPart]) -> list[tuple[float, str, AudioPart]]:
+    """(seconds, key, clip) of the sounds that are to be encoded, each once."""
+    found: dict[str, AudioPart] = {}
     for clip in clips:
         with suppress(OSError):
             key = sound_key(clip)
             if key not in store:
-                yield clip.seconds(), key, clip
+                found.setdefault(key, clip)
+    return [(clip.seconds(), key, clip) for key, clip in found.items()]
 
 
 def encode(store: FeatureStore, encoder: Any, clips: list[tuple[str, AudioPart]], device: Any) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -229,7 +230,10 @@ def depth_of(module: Any) -> int:
 
 
 def heaviest(recordings: Recordings, model: Any) -> Load:
-    """The recording of a stage that brings most tokens, its questions included; it is read."""
+    """The recording of a stage that brings most tokens, its questions included; it is read.
+
+    Of rows that stay on disk it is the one whose sound is longest, as no other is read.
+    """
     rate = model.config.sampling_rate
     a_second = model.config.num_audio_tokens(10 * rate) / 10
 
@@ -237,7 +241,11 @@ def heaviest(recordings: Recordings, model: Any) -> Load:
         texts = sum(len(message.text) for row in recordings.groups[number] for message in row.messages)
         return recordings.seconds(number) * a_second + texts / 4
 
-    example = recordings[0, max(range(len(recordings)), key=size)]
+    if isinstance(recordings.groups, list):
+        heaviest = max(range(len(recordings)), key=size)
+    else:
+        heaviest = int(recordings.groups.seconds(np.arange(len(recordings))).argmax())
+    example = recordings[0, heaviest]
     supervised = sum(int((sequence.shift_labels != -100).sum()) for sequence in example.sequences)
     frames = sum(frames_of(model, num_samples(sound)) for sound in example.sounds)
     return Load(sum(map(len, example.sequences)), supervised, frames)

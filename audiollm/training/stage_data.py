@@ -61,7 +61,7 @@ class StageData:
         for source in stage.data.train:
             if source.stream:
                 stream, found = open_stream(
-                    source.path,
+                    origin(source),
                     Path(recipe.data),
                     format=source.format,
                     tasks=source.tasks,
@@ -91,7 +91,7 @@ class StageData:
 def origin(source: SourceSettings) -> str | HubDataset:
     """Where the rows of a source come from."""
     if source.path.startswith(PREFIX):
-        return HubDataset(source.path, source.config, source.split, source.revision)
+        return HubDataset(source.path, source.config, source.split, source.revision, source.stream)
     return source.path
 
 

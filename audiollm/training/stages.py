@@ -356,7 +356,7 @@ def train_stage(
     trainer = build_trainer(recipe, name, built, objectives, data, run, sounds, sharding, store)
     describe(name, trainable, trainer)
     if store is not None:
-        fill(store, encoder, [*data.train, *data.validation], trainer.accelerator)
+        fill(store, encoder, [trainer.recordings, *trainer.validation.values()], trainer.accelerator)
     run_trainer(trainer, name, work, started, interrupted)
     built.model.trained_parts = trainer.trained
     built.model.eval()

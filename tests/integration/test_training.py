@@ -3,6 +3,7 @@
 import copy
 import importlib
 import importlib.machinery
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import re
 import shutil
 import signal
 import sys
+import tarfile
 import types
 from contextlib import nullcontext
 from dataclasses import replace
@@ -31,14 +33,14 @@ from audiollm.data.dataset import Limits, Recordings
 from audiollm.data.mixture import Mixture
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import load_rows
-from audiollm.data.streams import Stream
+from audiollm.data.streams import Stream, open_stream
 from audiollm.models.encoders.whisper import WhisperAudioEncoder
 from audiollm.models.freezing import part_of
 from audiollm.recipe import RecipeError, load_recipe
-from audiollm.training import bad_rows, dry_run, run_recipe, stages
+from audiollm.training import bad_rows, dry_run, run_recipe, stage_data, stages
 from audiollm.training import features as training_features
 from audiollm.training.objectives.language_modeling import LanguageModeling
-from audiollm.training.trainer import StageTrainer
+from audiollm.training.trainer import StageTrainer, train_sampler
 
 PITCHES = {"low": 300, "middle": 900, "high": 2700}
 
@@ -71,6 +73,22 @@ def rows_of(number, folder):
 
 def write_jsonl(path, rows):
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return str(path)
+
+
+def write_shard(corpus, name="train"):
+    """The rows of a file as a shard, written once: the sound of each key beside its row."""
+    path = corpus / f"{name}.tar"
+    if path.is_file():
+        return str(path)
+    with tarfile.open(path, "w") as archive:
+        for line in (corpus / f"{name}.jsonl").read_text().splitlines():
+            one = json.loads(line)
+            sound = (corpus / one["messages"][0]["content"][0].pop("audio")).read_bytes()
+            for ending, content in (("wav", sound), ("json", json.dumps(one).encode())):
+                member = tarfile.TarInfo(f"{one['id']}.{ending}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
     return str(path)
 
 
@@ -893,6 +911,47 @@ def test_kept_features_give_the_same_losses_and_every_clip_is_encoded_once(corpu
         assert sum(encoded) == 2 and losses(tmp_path / "second") == losses(tmp_path / "kept")
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "tar"])
+def test_features_of_a_stream_are_those_of_rows_in_memory_and_encoded_once(corpus, tmp_path, monkeypatch, kind):
+    """Some recordings at a time; a second run, with other limits, encodes nothing."""
+    monkeypatch.setattr(training_features, "AT_ONCE", 5)
+    source = {"path": str(corpus / "train.jsonl") if kind == "jsonl" else write_shard(corpus), "stream": True}
+    run_recipe(cached(corpus, tmp_path / "plain", train=[source]))
+    encoded, held = count_encoded(monkeypatch), []
+    encode_missing = training_features.encode_missing
+
+    def count(store, encoder, clips, device):
+        clips = list(clips)
+        held.append(len(clips))
+        return encode_missing(store, encoder, clips, device)
+
+    monkeypatch.setattr(training_features, "encode_missing", count)
+    run_recipe(cached(corpus, tmp_path / "kept", train=[source], cache_features=True))
+    assert sum(encoded) == 20 + 2 and max(held) <= 5  # and noise, on which a connector's scale is matched
+    for kept, plain in zip(losses(tmp_path / "kept"), losses(tmp_path / "plain"), strict=True):
+        assert kept == pytest.approx(plain, rel=0.01)
+    encoded.clear()
+    kept = f"data={tmp_path / 'kept' / 'data'}"
+    run_recipe(cached(corpus, tmp_path / "again", kept, train=[source], cache_features=True, batch_tokens=160))
+    assert sum(encoded) == 2
+
+
+def test_each_rank_encodes_a_share_of_a_stream_and_all_of_them_everything(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_features, "AT_ONCE", 3)
+    stream, _ = open_stream(str(corpus / "train.jsonl"), tmp_path)
+    built = tiny()
+    recordings = Recordings([], built.processor, groups=Mixture([stream], [1.0], 0))
+    encoded, shares = count_encoded(monkeypatch), []
+    for rank in range(2):
+        ranks = types.SimpleNamespace(process_index=rank, num_processes=2, device="cpu", print=print)
+        ranks.wait_for_everyone = lambda: None
+        training_features.fill(
+            features.FeatureStore(tmp_path / "store"), built.model.model.audio_tower, [recordings], ranks
+        )
+        shares.append(sum(encoded))
+    assert shares == [9, 16] and len(features.FeatureStore(tmp_path / "store").places) == 16
+
+
 def test_features_of_a_damaged_file_are_encoded_again(corpus, tmp_path, monkeypatch):
     run_recipe(cached(corpus, tmp_path / "one", cache_features=True))
     (shard,) = (tmp_path / "one" / "data" / "features").rglob("*.safetensors")
@@ -1278,6 +1337,54 @@ def test_a_stream_in_batches_by_tokens_goes_on_exactly_and_reads_only_what_is_le
     assert_same_weights(run_recipe(budget_stream(tmp_path / "stopped", corpus)), whole)
     heard = sum(len(batch["row_ids"]) for found in batches[before:] for batch in found)
     assert len(read) <= 16 + heard + 8  # the first rows tell what there is to learn, and batches are fetched ahead
+
+
+def shard_recipe(folder, corpus, **data):
+    """Eleven steps over a shard alone, of which each question is a recording."""
+    only = long_stage(corpus, max_steps=11)
+    only["data"] |= {"train": [{"path": write_shard(corpus), "stream": True}], **data}
+    return recipe_of(folder, corpus, {"only": only}, f"data={folder / 'data'}", connector=QFORMER | {"dropout": 0.2})
+
+
+@pytest.mark.parametrize("data", [{"num_samples": 12}, {"batch_tokens": 160, "too_long": "split"}], ids=str)
+def test_a_stage_on_shards_alone_learns_and_goes_on_exactly(corpus, tmp_path, watch, data):
+    whole = run_recipe(shard_recipe(tmp_path / "whole", corpus, **data))
+    with pytest.raises(Killed):
+        watch(Kill(7))
+        run_recipe(shard_recipe(tmp_path / "stopped", corpus, **data))
+    watch(TrainerCallback())
+    assert_same_weights(run_recipe(shard_recipe(tmp_path / "stopped", corpus, **data)), whole)
+    record = json.loads((whole.parent / "run.json").read_text())["stages"]["only"]
+    assert record["steps"] == 11 and not record["problems"]
+
+
+@pytest.mark.parametrize("tokens", [None, 160])
+def test_two_ranks_split_each_step_of_a_stream_without_overlap(corpus, tmp_path, tokens):
+    stream, _ = open_stream(str(corpus / "train.jsonl"), tmp_path)
+    recordings = Recordings([], tiny().processor, groups=Mixture([stream], [1.0], 0))
+    recordings.measure()
+    for epoch in range(3):
+        ranks = []
+        for rank in range(2):
+            sampler = train_sampler(recordings, [], 2, tokens, None, rank=rank, world_size=2)
+            sampler.set_epoch(epoch)
+            ranks.append(list(sampler))
+            assert len(ranks[-1]) == len(sampler)
+        assert len(ranks[0]) == len(ranks[1]) > 1 and all(batch for batches in ranks for batch in batches)
+        assert not {key for batch in ranks[0] for key in batch} & {key for batch in ranks[1] for key in batch}
+
+
+def test_a_dry_run_of_a_stream_that_was_measured_reads_its_first_rows_and_the_longest(
+    corpus, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(stage_data, "LOOKED_AT", 2)
+    recipe = budget_stream(tmp_path, corpus)
+    dry_run(recipe)
+    read = []
+    get = Stream.read
+    monkeypatch.setattr(Stream, "read", lambda *args: read.append(1) or get(*args))
+    dry_run(recipe)
+    assert len(read) <= 3 and "72 rows over " in capsys.readouterr().out.rpartition("sample")[0]  # 48, and 24 in memory
 
 
 def test_workers_change_nothing_in_batches_by_tokens_of_a_stream(corpus, tmp_path):

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from tiny import tiny
 
 from audiollm.conversation import AudioPart
-from audiollm.data import measured, sampling
+from audiollm.data import measured, sampling, shards
 from audiollm.data.dataset import Limits, Recordings, group_rows
 from audiollm.data.mixture import Loaded, Mixture
 from audiollm.data.sampling import StreamBudgetSampler
@@ -109,6 +109,22 @@ def test_a_row_that_is_refused_is_named_as_in_memory_at_every_start(tmp_path, pr
         with pytest.raises(ValueError) as refused:
             on_disk(path, tmp_path, processor, limits)
         assert str(refused.value) == str(raised.value)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_sound_in_a_shard_is_read_only_where_its_row_does_not_tell_how_long_it_is(
+    tmp_path, processor, told, monkeypatch
+):
+    found = every(3)
+    for one in found:
+        if not told:
+            del one["messages"][0]["content"][0]["duration"]
+    path = write_tar(tmp_path, found)
+    read = []
+    content_of = shards.content_of
+    monkeypatch.setattr(shards, "content_of", lambda file, m: read.append(m.name) or content_of(file, m))
+    on_disk(path, tmp_path, processor, Limits(100))
+    assert any(name.endswith(".wav") for name in read) == (not told)
 
 
 def test_rows_are_measured_once_and_again_when_their_tokens_may_be_others(tmp_path, processor, monkeypatch):
