@@ -42,7 +42,7 @@ from audiollm.training.stages import (
 from audiollm.training.trainer import train_sampler
 
 
-def dry_run(recipe: Recipe) -> None:
+def dry_run(recipe: Recipe, *, sharded: bool = False) -> None:
     """Print what training this recipe would do; ValueError for what would stop it."""
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(settings_table(recipe))
@@ -55,6 +55,8 @@ def dry_run(recipe: Recipe) -> None:
     missing = missing_files(recipe)
     model, processor = on_paper(recipe)
     done = RunFolder.open(recipe.output).stages
+    if sharded:
+        console.print("memory is that of a device that holds everything: what --deepspeed or --fsdp spreads is in it")
     bases = [part for part in recipe.in_bfloat16 if part in (model.config.bases or {})]
     for name, stage in recipe.stages.items():
         if name in done:
