@@ -100,11 +100,11 @@ def train(
     launcher = f"torchrun --nproc-per-node 8 -m audiollm train {recipe}"
     if deepspeed and not fsdp and not dry_run and "WORLD_SIZE" not in os.environ:
         raise ValueError(f"--deepspeed needs a launcher: {launcher} --deepspeed {deepspeed}")
-    if fsdp and (deepspeed or int(os.environ.get("WORLD_SIZE", "1")) < 2):
+    if fsdp and (deepspeed or (not dry_run and int(os.environ.get("WORLD_SIZE", "1")) < 2)):
         cause = "goes without --deepspeed" if deepspeed else "shards over several ranks"
         raise ValueError(f"--fsdp {cause}: {launcher} --fsdp")
     if dry_run:
-        training.dry_run(loaded)
+        training.dry_run(loaded, sharded=fsdp or deepspeed is not None)
         return
     from audiollm.curation.prepare import prepare_all
     from audiollm.evaluation.judge import judge, show_answers

@@ -20,6 +20,8 @@ OWNED_TRAINER_KEYS = {
     "disable_tqdm": "progress is shown where there is a terminal",
     "run_name": "a run is named after the recipe's `name` and the stage",
     "deepspeed": "say it on the command line: `audiollm train RECIPE --deepspeed zero2`",
+    "fsdp": "say it on the command line: `audiollm train RECIPE --fsdp`",
+    "fsdp_config": "FSDP2 is applied by this package: `audiollm train RECIPE --fsdp`",
     "parallelism_config": "say it to the launcher, such as `accelerate launch`",
     "accelerator_config": "the batches are made, and dealt to the ranks, by this package",
     "local_rank": "the launcher says it",

@@ -7,6 +7,11 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from huggingface_hub import hf_hub_url, try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from audiollm.models.configuration import AudioLLMConfig
 
@@ -78,3 +83,21 @@ def _download(name: str, revision: str | None) -> Path:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{missing} here, and the Hugging Face Hub did not give one: {error}") from error
+
+
+def unreachable(name: str, revision: str | None) -> str | None:
+    """Why a public encoder or language model cannot be had, found out at once; None if it can, or the Hub answers."""
+    try:
+        if Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+            return None
+    except ValueError:  # not the form of a name
+        return "there is no such folder"
+    if HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set, and it was not fetched before"
+    try:
+        with urlopen(Request(hf_hub_url(name, "config.json", revision=revision), method="HEAD"), timeout=10):
+            return None
+    except HTTPError:  # what the Hub has against it, it tells when the files are asked for
+        return None
+    except OSError as error:
+        return f"it was not fetched before, and the Hugging Face Hub is out of reach: {getattr(error, 'reason', error)}"

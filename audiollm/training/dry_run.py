@@ -28,7 +28,7 @@ from audiollm.models.parts import load_tokenizer
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.recipe import Recipe, StageSettings, missing_files, require_files
 from audiollm.training import memory
-from audiollm.training.memory import GIB, Load
+from audiollm.training.memory import GIB, MIB, Load
 from audiollm.training.objectives import OBJECTIVES, build_objective
 from audiollm.training.stage_data import StageData
 from audiollm.training.stages import (
@@ -36,12 +36,13 @@ from audiollm.training.stages import (
     positions_of,
     prepare_lora,
     recipe_tokenizer,
+    require_parts,
     with_prompts,
 )
 from audiollm.training.trainer import train_sampler
 
 
-def dry_run(recipe: Recipe) -> None:
+def dry_run(recipe: Recipe, *, sharded: bool = False) -> None:
     """Print what training this recipe would do; ValueError for what would stop it."""
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(settings_table(recipe))
@@ -54,6 +55,8 @@ def dry_run(recipe: Recipe) -> None:
     missing = missing_files(recipe)
     model, processor = on_paper(recipe)
     done = RunFolder.open(recipe.output).stages
+    if sharded:
+        console.print("memory is that of a device that holds everything: what --deepspeed or --fsdp spreads is in it")
     bases = [part for part in recipe.in_bfloat16 if part in (model.config.bases or {})]
     for name, stage in recipe.stages.items():
         if name in done:
@@ -96,6 +99,7 @@ def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLM
 
 def parts_on_paper(recipe: Recipe) -> tuple[AudioLLMConfig, AudioLLMProcessor]:
     """Config and processor of the parts that the recipe names."""
+    require_parts(recipe)
     block = recipe.model
     assert block.encoder is not None and block.llm is not None and block.connector is not None
     tokenizer = recipe_tokenizer(recipe) or load_tokenizer(block.llm.model_dump())
@@ -186,27 +190,30 @@ def describe_memory(
         )
     optim = str(stage.trainer.get("optim", "adamw_torch"))
     held = memory.held(model, objectives, optim, in_bfloat16, model.config.quantize)
-    right = [Column(title, justify="right") for title in ("parameters", "trainable", "weights", "gradient", "state")]
-    table = Table(
-        "part", *right[:2], "held in", *right[2:], title=f"stage {name} (memory in GiB)", title_justify="left",
-        box=None, pad_edge=False, padding=(0, 2, 0, 0),
-    )  # fmt: skip
-    for part, one in held.items():
-        sizes = (f"{size / GIB:.2f}" for size in (one.weights, one.gradients, one.optimizer))
-        table.add_row(part, f"{one.parameters:,}", f"{one.trainable:,}", ", ".join(one.types), *sizes)
-    console.print(table)
     state = sum(one.total for one in held.values())
     batch = int(stage.trainer.get("per_device_train_batch_size", 8))
     activations = memory.activations(model, stage.trainer, load, in_bfloat16, model.config.quantize)
     added = activations(batch)
+    unit, size_of = ("GiB", GIB) if state + added >= GIB else ("MiB", MIB)
+    right = [Column(title, justify="right") for title in ("parameters", "trainable", "weights", "gradient", "state")]
+    table = Table(
+        "part", *right[:2], "held in", *right[2:], title=f"stage {name} (memory in {unit})", title_justify="left",
+        box=None, pad_edge=False, padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    for part, one in held.items():
+        sizes = (f"{size / size_of:.2f}" for size in (one.weights, one.gradients, one.optimizer))
+        table.add_row(part, f"{one.parameters:,}", f"{one.trainable:,}", ", ".join(one.types), *sizes)
+    console.print(table)
+    length = f"{load.tokens:,} tokens" if load.tokens else f"{load.seconds:.1f} s"
     console.print(
-        f"memory of a device: {state / GIB:.2f} GiB held + {added / GIB:.2f} for a micro-batch of {batch} = "
-        f"{(state + added) / GIB:.2f} GiB ({what} recording: {load.tokens:,} tokens)"
+        f"memory of a device: {state / size_of:.2f} {unit} held + {added / size_of:.2f} for a micro-batch of {batch} = "
+        f"{(state + added) / size_of:.2f} {unit} ({what} recording: {length})"
     )
     for card, room in memory.CARDS_GIB.items():
         most = memory.largest(room, state, activations)
         fits = "fits" if most >= batch else "does not fit"
-        largest = f"per_device_train_batch_size is {most} at most" if most else "not even one recording does"
+        bound = f"{most:,} at most" if most < memory.MOST else f"{most:,} or more"
+        largest = f"per_device_train_batch_size is {bound}" if most else "not even one recording does"
         console.print(f"{fits} a card of {card} ({room:g} GiB for tensors); {largest}")
 
 

@@ -22,7 +22,9 @@ from audiollm.models.chunked_loss import CHUNK_VALUES
 from audiollm.models.freezing import part_of
 from audiollm.models.quantize import can_be_quantized
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
+MOST = 8191
+"""Recordings of a micro-batch above which `largest` does not look."""
 CARDS_GIB = {"24 GB": 22.0, "80 GB": 76.0}
 """What a card has for tensors once the driver, CUDA's context and the allocator's fragments have taken theirs."""
 STATE_BYTES = {
@@ -70,6 +72,7 @@ class Load:
     tokens: int
     supervised: int
     frames: int
+    seconds: float
 
 
 def held(
@@ -247,15 +250,16 @@ def heaviest(recordings: Recordings, model: Any) -> Load:
         heaviest = int(recordings.groups.seconds(np.arange(len(recordings))).argmax())
     example = recordings[0, heaviest]
     supervised = sum(int((sequence.shift_labels != -100).sum()) for sequence in example.sequences)
-    frames = sum(frames_of(model, num_samples(sound)) for sound in example.sounds)
-    return Load(sum(map(len, example.sequences)), supervised, frames)
+    samples = [num_samples(sound) for sound in example.sounds]
+    frames = sum(frames_of(model, number) for number in samples)
+    return Load(sum(map(len, example.sequences)), supervised, frames, sum(samples) / rate)
 
 
 def assumed(model: Any, with_text: bool) -> Load:
     """A clip of 30 s with 100 tokens of text, half of them supervised: where the rows are not there yet."""
     samples = 30 * model.config.sampling_rate
     tokens = model.config.num_audio_tokens(samples) + 100 if with_text else 0
-    return Load(tokens, 50 if with_text else 0, frames_of(model, samples))
+    return Load(tokens, 50 if with_text else 0, frames_of(model, samples), 30.0)
 
 
 def frames_of(model: Any, samples: int) -> int:
@@ -264,10 +268,10 @@ def frames_of(model: Any, samples: int) -> int:
 
 
 def largest(card_gib: float, state: float, activations: Activations) -> int:
-    """The most recordings of a micro-batch that fit a card; 0 if none does."""
+    """The most recordings of a micro-batch that fit a card, up to MOST; 0 if none does."""
     room = card_gib * GIB - state
     low, high = 0, 1
-    while high <= 4096 and activations(high) <= room:
+    while high <= MOST and activations(high) <= room:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2

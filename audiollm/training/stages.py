@@ -35,7 +35,7 @@ from audiollm.data.sources import fingerprint, of_tasks
 from audiollm.models.attention import BLOCKS, layout_of
 from audiollm.models.checkpoint import copy_checkpoint, save_checkpoint
 from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
-from audiollm.models.locate import resolve_checkpoint
+from audiollm.models.locate import resolve_checkpoint, unreachable
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import Built, build, match_connector_scale
 from audiollm.models.processing import AudioLLMProcessor
@@ -230,6 +230,20 @@ def require_libraries(recipe: Recipe) -> None:
             require_bitsandbytes(f"trainer.optim={optimizer}")
 
 
+def require_parts(recipe: Recipe) -> None:
+    """RecipeError, without the Hub's retries, if a public checkpoint that the model is made of cannot be had."""
+    for part, block in (("encoder", recipe.model.encoder), ("llm", recipe.model.llm)):
+        if block is None or block.checkpoint is None:
+            continue
+        cause = unreachable(block.checkpoint, block.revision)
+        if cause:
+            raise recipe.error(
+                f"model.{part}.checkpoint",
+                f"is {block.checkpoint}, which is not on this machine ({cause}); give a local folder, "
+                "or bring a cache that holds it and set HF_HUB_OFFLINE=1",
+            )
+
+
 def stages_to_do(recipe: Recipe, run: RunFolder, wanted: list[str], sharding: Sharding) -> list[str]:
     """The first stage that is not done, and all after it: they stand on it."""
     for index, name in enumerate(wanted):
@@ -295,6 +309,7 @@ def with_prompts(processor: AudioLLMProcessor, block: ModelSettings) -> AudioLLM
 def build_parts(recipe: Recipe) -> Built:
     """New parts as the recipe's `model:` block says, the same for the same seed."""
     set_seed(recipe.seed)
+    require_parts(recipe)
     block = recipe.model
     assert block.encoder is not None and block.llm is not None and block.connector is not None
     return build(
@@ -577,6 +592,7 @@ def training_arguments(
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_nan_inf_filter": False,
+        "ddp_find_unused_parameters": False,  # every rank runs all that trains, on silence if need be
     }
     strategy = given.get("eval_strategy", "steps")
     if validates and strategy != "no":

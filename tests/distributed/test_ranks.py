@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from audiollm.models.freezing import part_of
 from audiollm.recipe import load_recipe
+from audiollm.resources import packaged_files
 from audiollm.training import run_recipe
 
 hub = test_quantized.hub  # a fixture
@@ -117,7 +118,8 @@ def test_two_ranks_that_were_killed_train_what_one_trains(engine, mixed, alone, 
     points = sorted((tmp_path / "run/unfinished/align").glob("checkpoint-*"))
     assert [point.name for point in points] == ["checkpoint-10", "checkpoint-5"]
     assert_small(points[0])
-    said, _ = train(path, *ENGINES[engine])
+    said, complaints = train(path, *ENGINES[engine])
+    assert "find_unused_parameters" not in complaints  # all that trains is used on every rank
     assert said.count("stage align was interrupted and goes on after step 10") == 1
     assert_same(tmp_path / "run", alone)
 
@@ -135,12 +137,30 @@ def test_one_process_goes_on_where_two_were_asked_to_stop(engine, mixed, alone, 
     assert_same(tmp_path / "run", alone)
 
 
-def two_steps(mixed, folder):
+def two_steps(mixed, folder, per_rank=1):
     """A recipe of one stage that trains most of the model, and saves after each step."""
-    trainer = {"max_steps": 2, "per_device_train_batch_size": 1, "save_steps": 1}
-    train = ["llm", "connector"]
-    recipe_of(folder, mixed, {"only": stage(mixed, train, {"language_modeling": 1}, trainer=trainer)})
+    trainer = {"max_steps": 2, "per_device_train_batch_size": per_rank, "save_steps": 1}
+    data = {"group_by_length": False}
+    only = stage(mixed, ["llm", "connector"], {"language_modeling": 1}, trainer=trainer, data=data)
+    recipe_of(folder, mixed, {"only": only})
     return folder / "recipe.yaml"
+
+
+OTHERS = ["zero1", "zero2_offload", "zero3_offload"]
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_two_ranks_train_two_steps_as_one_does(engine, mixed, tmp_path):
+    run_recipe(load_recipe(two_steps(mixed, tmp_path / "one", per_rank=2)))
+    train(two_steps(mixed, tmp_path / "two"), "--deepspeed", engine)
+    found, expected = curves(tmp_path / "two/run"), curves(tmp_path / "one/run")
+    assert found["only loss"] == pytest.approx(expected["only loss"], rel=1e-5) and len(found["only loss"]) == 2
+    ours, theirs = weights(tmp_path / "two/run/only"), weights(tmp_path / "one/run/only")
+    assert all(ours[key].allclose(theirs[key], rtol=1e-3, atol=1e-5) for key in theirs)
+
+
+def test_every_deepspeed_setting_that_is_shipped_is_tried():
+    assert {*ENGINES, *OTHERS} - {"ddp", "fsdp2"} == set(packaged_files("ds_configs"))
 
 
 def assert_told_once(complaints, path):

@@ -34,6 +34,7 @@ from audiollm.data.mixture import Mixture
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import load_rows
 from audiollm.data.streams import Stream, open_stream
+from audiollm.models import locate
 from audiollm.models.encoders.whisper import WhisperAudioEncoder
 from audiollm.models.freezing import part_of
 from audiollm.recipe import RecipeError, load_recipe
@@ -793,6 +794,31 @@ def test_a_dry_run_without_the_rows_shows_what_trains_and_then_what_is_missing(c
         dry_run(recipe)
     told = capsys.readouterr().out
     assert told.count("memory of a device: ") == 4 and "rows over" not in told
+
+
+def test_a_dry_run_tells_small_memory_in_mib_and_a_recording_without_text_in_seconds(corpus, tmp_path, capsys):
+    dry_run(recipe_of(tmp_path, corpus, four_stages(corpus)))
+    told = capsys.readouterr().out
+    assert told.count("(memory in MiB)") == 4 and "GiB held" not in told
+    lengths = re.findall(r"longest recording: [\d.,]+ (s|tokens)\)", told)
+    assert lengths == ["tokens", "s", "tokens", "tokens"]  # the second learns by CTC
+    assert "per_device_train_batch_size is 8,191 or more" in told
+
+
+@pytest.mark.parametrize(("key", "name"), [("llm", "owner/words"), ("encoder", "owner/ears"), ("llm", "not/a/folder")])
+def test_a_public_part_that_cannot_be_had_is_named_with_its_setting(corpus, tmp_path, monkeypatch, key, name):
+    monkeypatch.setattr(locate, "HF_HUB_OFFLINE", True)
+    recipe = recipe_of(tmp_path, corpus, four_stages(corpus))
+    block = {"checkpoint": name} | ({"name": "whisper"} if key == "encoder" else {})
+    written = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    written["model"][key] = block
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(written))
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    for start in (dry_run, run_recipe):
+        with pytest.raises(
+            RecipeError, match=rf"recipe\.yaml:\d+: model\.{key}\.checkpoint is {name}, .*HF_HUB_OFFLINE"
+        ):
+            start(recipe)
 
 
 def test_a_missing_file_is_told_before_the_model_loads(corpus, tmp_path, no_model):

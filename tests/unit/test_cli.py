@@ -49,6 +49,12 @@ def test_the_commands_import_nothing_heavy_before_they_run():
         (["train", "bad.yaml", "--deepspeed", "zero9"], "bad.yaml:2"),
         (["train", "quickstart", "--deepspeed", "zero22"], "did you mean 'zero2'?"),
         (["train", "quickstart", "--deepspeed", "zero2"], "--deepspeed needs a launcher: torchrun --nproc-per-node 8"),
+        (["train", "quickstart", "--dry-run", "--fsdp", "--deepspeed", "zero2"], "--fsdp goes without --deepspeed"),
+        (["train", "quickstart", "--dry-run", "--deepspeed", "zero22"], "did you mean 'zero2'?"),
+        (
+            ["train", "quickstart", "stages.align.trainer.fsdp=full_shard"],
+            "on the command line: `audiollm train RECIPE",
+        ),
         (["train", "quickstart", "--fsdp"], "--fsdp shards over several ranks: torchrun --nproc-per-node 8"),
         (["evaluate", "nowhere", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
         (["chat", "nowhere", "What do you hear?"], "nowhere"),
@@ -112,9 +118,12 @@ def test_train_hands_the_recipe_over(monkeypatch, tmp_path):
 
     seen = []
     monkeypatch.setattr(audiollm.recipe, "load_recipe", lambda name, overrides: (name, overrides))
-    monkeypatch.setattr(audiollm.training, "dry_run", lambda recipe: seen.append(recipe))
+    monkeypatch.setattr(audiollm.training, "dry_run", lambda recipe, sharded: seen.append((recipe, sharded)))
     assert run("train", "tiny", "seed=1", "stages.align.trainer.max_steps=2", "--dry-run").exit_code == 0
-    assert seen == [("tiny", ["seed=1", "stages.align.trainer.max_steps=2"])]
+    for shared in (["--fsdp"], ["--deepspeed", "zero2"]):  # which no launcher need start
+        assert run("train", "tiny", "--dry-run", *shared).exit_code == 0
+    told = [("tiny", ["seed=1", "stages.align.trainer.max_steps=2"]), ("tiny", []), ("tiny", [])]
+    assert seen == [*zip(told, (False, True, True), strict=True)]
 
 
 def test_train_prepares_trains_and_judges(monkeypatch, tmp_path):

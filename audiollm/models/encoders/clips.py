@@ -39,8 +39,11 @@ def clip_attention(
     if clip_lengths is None:
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
         return out, None
-    clips = zip(*(part.split(list(clip_lengths), dim=2) for part in (query, key, value)), strict=True)
-    heard = [F.scaled_dot_product_attention(*clip, dropout_p=dropout, scale=scaling) for clip in clips]
+    queries, keys, values = (part.split(list(clip_lengths), dim=2) for part in (query, key, value))
+    heard = [
+        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        for q, k, v in zip(queries, keys, values, strict=True)
+    ]
     return torch.cat(heard, dim=2).transpose(1, 2).contiguous(), None
 
 
