@@ -3,7 +3,9 @@
 import io
 import json
 import tarfile
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 import numpy as np
@@ -173,6 +175,22 @@ def test_several_processes_measure_what_one_measures(tmp_path, processor, monkey
         part = some.groups.parts[0]
         found[name] = (part.sequences.tobytes(), part.rows.tobytes(), part.blocks, bad)
     assert found["one"] == found["many"] and len(found["one"][1]) > 100
+
+
+def test_who_asks_at_the_same_time_waits_for_the_one_who_measures(tmp_path, processor, monkeypatch):
+    path = write_jsonl(tmp_path, every(20))
+    made = []
+    write = measured.write
+
+    def slow(*args):
+        made.append(1)
+        time.sleep(0.3)
+        return write(*args)
+
+    monkeypatch.setattr(measured, "write", slow)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: ids(on_disk(path, tmp_path, processor, Limits(100))[0]), range(3)))
+    assert len(made) == 1 and found[0] == found[1] == found[2]
 
 
 def test_sources_in_memory_and_on_disk_are_measured_together(tmp_path, processor):
