@@ -1200,7 +1200,7 @@ def test_what_several_processes_meet_is_told_to_all_and_written_by_one(tmp_path,
         met = [bad_row("hearing", RowError(f"rows.jsonl:{number}", "", "broken")) for number in (7, 10 + rank)]
         ranks[-1].add([{"problems": met, "num_recordings": 20}])
     told = [(list(one.waiting.values()), one.heard, one.broken) for one in ranks]
-    monkeypatch.setattr(bad_rows, "gather_object", lambda mine: told)
+    monkeypatch.setattr(bad_rows, "gathered", lambda mine, accelerator: told)
     assert [one.settle() for one in ranks] == [3, 3]
     assert {(one.all_heard, one.all_broken) for one in ranks} == {(40, 4)}
     written = [json.loads(line)["origin"] for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
