@@ -31,7 +31,7 @@ def written_to(target: Path, accelerator: Any) -> Iterator[None]:
         yield
     except (SafetensorError, OSError, RuntimeError) as error:
         failed = error
-    causes = gathered([str(failed).splitlines()[0]] if failed else [], accelerator)
+    causes = gathered([(str(failed) or repr(failed)).splitlines()[0]] if failed else [], accelerator)
     if causes:
         raise OSError(
             f"{target.with_name(target.name.removesuffix('.partial'))} could not be written ({causes[0]}); "

@@ -214,6 +214,7 @@ def run_recipe(
             before = names[: names.index(name)]
             if built is None:
                 built = start_model(recipe, run, before)
+                refuse_sharded_bits(built.model.config.quantize, sharding)
                 prepare_attention(built.model.model.language_model, recipe.model.attn_implementation)
             built = train_stage(recipe, name, built, data[name], run, sounds, started, sharding, sample=sample)
             started = time.perf_counter()
@@ -242,6 +243,13 @@ def require_parts(recipe: Recipe) -> None:
                 f"is {block.checkpoint}, which is not on this machine ({cause}); give a local folder, "
                 "or bring a cache that holds it and set HF_HUB_OFFLINE=1",
             )
+
+
+def refuse_sharded_bits(scheme: str | None, sharding: Sharding) -> None:
+    """ValueError for a quantised language model that ranks are to share: its weights cannot be cut."""
+    if scheme and (sharding.deepspeed or sharding.fsdp):
+        option = "--fsdp" if sharding.fsdp else "--deepspeed"
+        raise ValueError(f"the language model is held in {scheme}, which trains under DDP alone; leave out {option}")
 
 
 def stages_to_do(recipe: Recipe, run: RunFolder, wanted: list[str], sharding: Sharding) -> list[str]:

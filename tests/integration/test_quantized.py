@@ -226,6 +226,13 @@ def test_recomputed_activations_give_the_same_run_on_a_quantised_base(scheme, hu
     assert all(torch.equal(tensor, curves[1][1][name]) for name, tensor in curves[0][1].items())
 
 
+@pytest.mark.parametrize(("sharding", "option"), [({"fsdp": True}, "--fsdp"), ({"deepspeed": "x.json"}, "--deepspeed")])
+def test_a_quantised_language_model_is_not_cut_into_shards(sharding, option, hub, corpus, tmp_path):
+    recipe = recipe_on(hub, tmp_path, two_stages(corpus), quantize="nf4")
+    with pytest.raises(ValueError, match=f"held in nf4, which trains under DDP alone; leave out {option}"):
+        run_recipe(recipe, **sharding)
+
+
 def test_a_language_model_from_scratch_is_quantised_when_it_is_loaded_and_not_saved_so(tmp_path):
     built = build(
         encoder={"config": ENCODER},
