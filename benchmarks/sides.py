@@ -142,7 +142,7 @@ def build_ours(work: Work, gate: Any, settings: list[str], without: str | None =
     )
     if store is not None:
         started = time.perf_counter()
-        fill(store, tower, data.train, trainer.accelerator)
+        fill(store, tower, [trainer.recordings], trainer.accelerator)
         trainer.encoding_seconds = time.perf_counter() - started  # type: ignore[attr-defined]
     trainer.add_callback(gate)
     return trainer
