@@ -104,7 +104,7 @@ def train(
         cause = "goes without --deepspeed" if deepspeed else "shards over several ranks"
         raise ValueError(f"--fsdp {cause}: {launcher} --fsdp")
     if dry_run:
-        training.dry_run(loaded, sharded=fsdp or deepspeed is not None)
+        training.dry_run(loaded, deepspeed=sharding, fsdp=fsdp)
         return
     from audiollm.curation.prepare import prepare_all
     from audiollm.evaluation.judge import judge, show_answers

@@ -64,6 +64,9 @@ OWNED_TRAINER_KEYS = {
 }
 """Keys of TrainingArguments that a recipe cannot set, and the right place to say each (hub_* is as push_to_hub)."""
 
+MUON = "muon"
+"""An `optim` of this package's own (training/muon.py)."""
+
 
 def check_trainer(values: dict[str, Any]) -> dict[str, Any]:
     """The trainer block, its numbers read as numbers; refuses unknown keys, keys that we own and wrong values."""
@@ -83,6 +86,8 @@ def owner(key: str) -> str | None:
 def check_trainer_value(key: str, value: Any, expected: Any) -> Any:
     """The value as TrainingArguments expects it: a number that was written as text becomes one."""
     choices = [str(member.value) for kind in typing.get_args(expected) if is_enum(kind) for member in kind]
+    if key == "optim" and value == MUON:
+        return value
     if choices and value not in choices:
         refuse({key: f"has no value {value!r}; {nearest(value, choices)}"}, title="trainer")
     try:

@@ -30,20 +30,22 @@ from audiollm.recipe import Recipe, StageSettings, missing_files, require_files
 from audiollm.training import memory
 from audiollm.training.memory import GIB, MIB, Load
 from audiollm.training.objectives import OBJECTIVES, build_objective
+from audiollm.training.requirements import Sharding, refuse_sharded_muon, require_parts
 from audiollm.training.stage_data import StageData
 from audiollm.training.stages import (
     RunFolder,
     positions_of,
     prepare_lora,
     recipe_tokenizer,
-    require_parts,
     with_prompts,
 )
 from audiollm.training.trainer import train_sampler
 
 
-def dry_run(recipe: Recipe, *, sharded: bool = False) -> None:
+def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False) -> None:
     """Print what training this recipe would do; ValueError for what would stop it."""
+    sharding = Sharding(deepspeed, fsdp)
+    refuse_sharded_muon(recipe, list(recipe.stages), sharding)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(settings_table(recipe))
     unmade = [c for c in recipe.prepare if not Path(recipe.prepared_folder(c)).is_dir()]
@@ -55,8 +57,8 @@ def dry_run(recipe: Recipe, *, sharded: bool = False) -> None:
     missing = missing_files(recipe)
     model, processor = on_paper(recipe)
     done = RunFolder.open(recipe.output).stages
-    if sharded:
-        console.print("memory is that of a device that holds everything: what --deepspeed or --fsdp spreads is in it")
+    if sharding.option:
+        console.print(f"memory is that of a device that holds everything: what {sharding.option} spreads is in it")
     bases = [part for part in recipe.in_bfloat16 if part in (model.config.bases or {})]
     for name, stage in recipe.stages.items():
         if name in done:

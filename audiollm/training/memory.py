@@ -21,6 +21,8 @@ from audiollm.data.dataset import Recordings, num_samples
 from audiollm.models.chunked_loss import CHUNK_VALUES
 from audiollm.models.freezing import part_of
 from audiollm.models.quantize import can_be_quantized
+from audiollm.recipe_trainer import MUON
+from audiollm.training.muon import matrices
 
 GIB, MIB = 2**30, 2**20
 MOST = 8191
@@ -31,7 +33,7 @@ STATE_BYTES = {
     "sgd": 0, "lomo": 0, "lion_8bit": 1, "paged_lion_8bit": 1, "adamw_torch_4bit": 1, "rmsprop_bnb_8bit": 1,
     "adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "adamw_torch_8bit": 2, "ademamix_8bit": 3,
     "paged_ademamix_8bit": 3, "lion_32bit": 4, "paged_lion_32bit": 4, "rmsprop": 4, "rmsprop_bnb": 4,
-    "rmsprop_bnb_32bit": 4, "adagrad": 4, "schedule_free_sgd": 4, "ademamix": 12, "paged_ademamix_32bit": 12,
+    "rmsprop_bnb_32bit": 4, "adagrad": 4, MUON: 4, "schedule_free_sgd": 4, "ademamix": 12, "paged_ademamix_32bit": 12,
     "grokadamw": 12,
 }  # fmt: skip
 """Optimizer state by its name in bytes a parameter; Adam's two moments (8) for the others."""
@@ -79,6 +81,8 @@ def held(
     model: Any, heads: nn.Module, optim: str, in_bfloat16: Collection[str], quantize: str | None
 ) -> dict[str, Held]:
     """Each part of a model whose trainable parameters are selected, and the heads of the stage's objectives."""
+    of_muon = matrices(model) if optim == MUON else set()
+    of_others = "adamw_torch" if optim == MUON else optim
     linears = {f"model.language_model.{name}" for name, _ in linear_layers(model.model.language_model)}
     parts: dict[str, Held] = {}
     for name, parameter in model.named_parameters():
@@ -87,9 +91,10 @@ def held(
         of_linear = owner in linears and name.endswith(".weight")
         if quantize and of_linear and can_be_quantized(parameter.shape[-1], quantize):
             type_, size = quantize, quantized_bytes(quantize, parameter)
-        parts[part] = add(parts.get(part, Held()), parameter, type_, size, optim)
+        state_of = MUON if parameter in of_muon else of_others
+        parts[part] = add(parts.get(part, Held()), parameter, type_, size, state_of)
     for parameter in heads.parameters():
-        parts["heads"] = add(parts.get("heads", Held()), parameter, "float32", 4.0, optim)
+        parts["heads"] = add(parts.get("heads", Held()), parameter, "float32", 4.0, of_others)
     return parts
 
 

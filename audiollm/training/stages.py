@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -35,22 +35,28 @@ from audiollm.data.sources import fingerprint, of_tasks
 from audiollm.models.attention import BLOCKS, layout_of
 from audiollm.models.checkpoint import copy_checkpoint, save_checkpoint
 from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
-from audiollm.models.locate import resolve_checkpoint, unreachable
+from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import Built, build, match_connector_scale
 from audiollm.models.processing import AudioLLMProcessor
-from audiollm.models.quantize import check_scheme, require_bitsandbytes
 from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
+from audiollm.recipe_trainer import MUON
 from audiollm.training.bad_rows import BadRows, TooManyBadRows, sentence, too_many
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.features import fill, open_store
 from audiollm.training.kernels import apply_liger, prepare_attention
-from audiollm.training.memory import needs_bitsandbytes
 from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
 from audiollm.training.progress import StageProgress
 from audiollm.training.ranks import is_main, written_to
+from audiollm.training.requirements import (
+    Sharding,
+    refuse_sharded_bits,
+    refuse_sharded_muon,
+    require_libraries,
+    require_parts,
+)
 from audiollm.training.resume_points import PREFIX, STATE, newest_whole
 from audiollm.training.signals import StopOnSignal, Stopped
 from audiollm.training.stage_data import StageData, by_task, origin, read_rows
@@ -59,13 +65,6 @@ from audiollm.training.trainer import StageTrainer
 
 Sampler = Callable[[Any, Any, list[Row]], None]
 """Shows some answers of a model: (model, processor, rows); handed in by the command line."""
-
-
-class Sharding(NamedTuple):
-    """How ranks share a model: DeepSpeed by its settings file, FSDP2, or neither."""
-
-    deepspeed: str | None = None
-    fsdp: bool = False
 
 
 @dataclass
@@ -193,6 +192,7 @@ def run_recipe(
         raise ValueError(f"{run.path} holds the stage {others[0]} of another recipe; use another `output=`")
     wanted = names if stage is None else [stage]
     sharding = Sharding(deepspeed, fsdp)
+    refuse_sharded_muon(recipe, wanted, sharding)
     todo = stages_to_do(recipe, run, wanted, sharding)
     for entry in recipe.evaluate:
         if entry.tasks is not None:
@@ -219,37 +219,6 @@ def run_recipe(
             built = train_stage(recipe, name, built, data[name], run, sounds, started, sharding, sample=sample)
             started = time.perf_counter()
     return run.path / wanted[-1]
-
-
-def require_libraries(recipe: Recipe) -> None:
-    """ImportError, with the way out, if the recipe wants bitsandbytes and it is not installed."""
-    if recipe.model.llm is not None:
-        check_scheme(recipe.model.llm.quantize)
-    for stage in recipe.stages.values():
-        optimizer = str(stage.trainer.get("optim", ""))
-        if needs_bitsandbytes(optimizer):
-            require_bitsandbytes(f"trainer.optim={optimizer}")
-
-
-def require_parts(recipe: Recipe) -> None:
-    """RecipeError, without the Hub's retries, if a public checkpoint that the model is made of cannot be had."""
-    for part, block in (("encoder", recipe.model.encoder), ("llm", recipe.model.llm)):
-        if block is None or block.checkpoint is None:
-            continue
-        cause = unreachable(block.checkpoint, block.revision)
-        if cause:
-            raise recipe.error(
-                f"model.{part}.checkpoint",
-                f"is {block.checkpoint}, which is not on this machine ({cause}); give a local folder, "
-                "or bring a cache that holds it and set HF_HUB_OFFLINE=1",
-            )
-
-
-def refuse_sharded_bits(scheme: str | None, sharding: Sharding) -> None:
-    """ValueError for a quantised language model that ranks are to share: its weights cannot be cut."""
-    if scheme and (sharding.deepspeed or sharding.fsdp):
-        option = "--fsdp" if sharding.fsdp else "--deepspeed"
-        raise ValueError(f"the language model is held in {scheme}, which trains under DDP alone; leave out {option}")
 
 
 def stages_to_do(recipe: Recipe, run: RunFolder, wanted: list[str], sharding: Sharding) -> list[str]:
@@ -539,6 +508,7 @@ def build_trainer(
         num_samples=stage.data.num_samples,
         group_by_length=stage.data.group_by_length,
         fsdp=sharding.fsdp,
+        muon=stage.trainer.get("optim") == MUON,
         args=training_arguments(recipe, name, run, bool(data.validation), sharding),
     )
     for callback in (PrinterCallback, ProgressCallback):
@@ -585,6 +555,8 @@ def training_arguments(
 ) -> TrainingArguments:
     """The library's arguments: the recipe's keys, and ours on top."""
     given = dict(recipe.stages[name].trainer)
+    if given.get("optim") == MUON:  # which takes AdamW's settings
+        del given["optim"]
     ours: dict[str, Any] = {
         "output_dir": str(run.work(name)),
         "seed": recipe.seed,

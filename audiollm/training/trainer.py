@@ -31,6 +31,7 @@ from audiollm.models.checkpoint import HEADS, MANIFEST, load_tensors, stored_par
 from audiollm.models.freezing import part_of
 from audiollm.training.bad_rows import BadRows
 from audiollm.training.bad_steps import BadSteps
+from audiollm.training.muon import Muon, matrices
 from audiollm.training.ranks import written_to
 from audiollm.training.resume_points import PREFIX, STATE
 from audiollm.training.sharding import shard, shard_optimizer_state, whole_optimizer_state, whole_state
@@ -74,9 +75,10 @@ class StageTrainer(Trainer):
         num_samples: int | None = None,
         group_by_length: bool = True,
         fsdp: bool = False,
+        muon: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.fsdp = fsdp
+        self.fsdp, self.muon = fsdp, muon
         super().__init__(
             model=model, train_dataset=recordings, eval_dataset=validation or None, data_collator=collator, **kwargs
         )
@@ -213,26 +215,28 @@ class StageTrainer(Trainer):
         """One group of parameters for each part and for the objectives' heads, each with its learning rate."""
         if self.optimizer is None:
             cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = cls(self.parameter_groups(model or self.model), **kwargs)
+            self.optimizer = (Muon if self.muon else cls)(self.parameter_groups(model or self.model), **kwargs)
         return self.optimizer
 
     def parameter_groups(self, model: Any) -> list[dict[str, Any]]:
         """Trainable parameters by part, with and without weight decay; a group's `part` names it in the log."""
         decayed = set(self.get_decay_parameter_names(model))
-        groups: dict[tuple[str, bool], list[Any]] = defaultdict(list)
+        of_muon = matrices(self.stage_model.model) if self.muon else set()  # the objectives' heads are not
+        groups: dict[tuple[str, bool, bool], list[Any]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 inner = name.partition("model.")[2]
                 part = "heads" if name.startswith("objectives.") else part_of(inner)
-                groups[part, name in decayed].append(parameter)
+                groups[part, name in decayed, parameter in of_muon].append(parameter)
         return [
             {
                 "params": parameters,
                 "part": part,
                 "lr": self.learning_rates.get(part, max(self.learning_rates.values())),  # heads: as the fastest part
                 "weight_decay": self.args.weight_decay if decays else 0.0,
+                "muon": by_muon,
             }
-            for (part, decays), parameters in groups.items()
+            for (part, decays, by_muon), parameters in groups.items()
         ]
 
     # logging and validation

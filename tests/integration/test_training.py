@@ -1557,3 +1557,51 @@ def test_the_attention_of_a_recipe_is_that_of_its_stages(corpus, tmp_path, monke
     for name, settings in {"default": [], "asked": ["model.attn_implementation=eager"]}.items():
         run_recipe(recipe_of(tmp_path / name, corpus, only, *settings))
     assert seen == ["blocks", "eager"]
+
+
+# -------------------------------------------------------------------------------------------------------------- Muon
+
+
+def muon_stages(corpus):
+    """The encoder with the heads of its objectives, then connector and LoRA, by Muon."""
+    trainer = {"max_steps": 6, "save_steps": 2, "optim": "muon", "weight_decay": 0.1}
+    heard = {"ctc": 1, "contrastive": 0.2}
+    rates, lora = {"connector": 5.0e-3, "lora": 1.0e-3}, {"r": 2, "alpha": 4}
+    return {
+        "listen": stage(corpus, ["encoder"], heard, trainer=dict(trainer)),
+        "instruct": stage(corpus, rates, {"language_modeling": 1}, lora=lora, trainer=dict(trainer)),
+    }
+
+
+def test_muon_moves_matrices_and_goes_on_exactly(corpus, watch, tmp_path):
+    parts = {True: set(), False: set()}
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, optimizer, **_):
+            for group in optimizer.param_groups:
+                parts[group["muon"]].add(group["part"])
+                kept = {"momentum_buffer"} if group["muon"] else {"step", "exp_avg", "exp_avg_sq"}
+                assert all(optimizer.state[p].keys() == kept for p in group["params"] if p.grad is not None)
+                assert not group["muon"] or all(parameter.ndim == 2 for parameter in group["params"])
+
+    watch(Look())
+    whole = run_recipe(recipe_of(tmp_path / "whole", corpus, muon_stages(corpus)))
+    assert parts[True] == {"encoder", "connector", "lora"}
+    assert parts[False] == {"encoder", "heads", "connector"}
+    curve = losses(tmp_path / "whole")
+    assert curve[5] < curve[0] and curve[-1] < curve[6]
+    for name in ("listen", "instruct"):
+        watch(Kill(5))
+        with pytest.raises(Killed):
+            run_recipe(recipe_of(tmp_path / "stopped", corpus, muon_stages(corpus)), stage=name)
+        watch(TrainerCallback())
+        stopped = run_recipe(recipe_of(tmp_path / "stopped", corpus, muon_stages(corpus)), stage=name)
+        assert_same_weights(stopped, whole.with_name(name))
+
+
+def test_muon_is_refused_where_ranks_hold_pieces_of_a_matrix(corpus, tmp_path):
+    recipe = recipe_of(tmp_path, corpus, muon_stages(corpus))
+    for how, option in (({"fsdp": True}, "--fsdp"), ({"deepspeed": "zero2.json"}, "--deepspeed")):
+        for run in (run_recipe, dry_run):
+            with pytest.raises(RecipeError, match=rf"stages\.listen\.trainer\.optim is muon, .* leave out {option}$"):
+                run(recipe, **how)

@@ -118,12 +118,14 @@ def test_train_hands_the_recipe_over(monkeypatch, tmp_path):
 
     seen = []
     monkeypatch.setattr(audiollm.recipe, "load_recipe", lambda name, overrides: (name, overrides))
-    monkeypatch.setattr(audiollm.training, "dry_run", lambda recipe, sharded: seen.append((recipe, sharded)))
+    monkeypatch.setattr(audiollm.training, "dry_run", lambda recipe, **how: seen.append((recipe, how)))
     assert run("train", "tiny", "seed=1", "stages.align.trainer.max_steps=2", "--dry-run").exit_code == 0
     for shared in (["--fsdp"], ["--deepspeed", "zero2"]):  # which no launcher need start
         assert run("train", "tiny", "--dry-run", *shared).exit_code == 0
     told = [("tiny", ["seed=1", "stages.align.trainer.max_steps=2"]), ("tiny", []), ("tiny", [])]
-    assert seen == [*zip(told, (False, True, True), strict=True)]
+    [(_, alone), (_, by_fsdp), (_, by_deepspeed)] = seen
+    assert [recipe for recipe, _ in seen] == told and alone == {"deepspeed": None, "fsdp": False}
+    assert by_fsdp == {"deepspeed": None, "fsdp": True} and by_deepspeed["deepspeed"].endswith("zero2.json")
 
 
 def test_train_prepares_trains_and_judges(monkeypatch, tmp_path):

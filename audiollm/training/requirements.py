@@ -1,0 +1,63 @@
+"""What a recipe needs beside its files: libraries, public checkpoints, and engines that can do what it asks."""
+
+from typing import NamedTuple
+
+from audiollm.models.locate import unreachable
+from audiollm.models.quantize import check_scheme, require_bitsandbytes
+from audiollm.recipe import Recipe
+from audiollm.recipe_trainer import MUON
+from audiollm.training.memory import needs_bitsandbytes
+
+
+class Sharding(NamedTuple):
+    """How ranks share a model: DeepSpeed by its settings file, FSDP2, or neither."""
+
+    deepspeed: str | None = None
+    fsdp: bool = False
+
+    @property
+    def option(self) -> str:
+        """What asked for it on the command line; empty where nothing did."""
+        return "--fsdp" if self.fsdp else "--deepspeed" if self.deepspeed else ""
+
+
+def require_libraries(recipe: Recipe) -> None:
+    """ImportError, with the way out, if the recipe wants bitsandbytes and it is not installed."""
+    if recipe.model.llm is not None:
+        check_scheme(recipe.model.llm.quantize)
+    for stage in recipe.stages.values():
+        optimizer = str(stage.trainer.get("optim", ""))
+        if needs_bitsandbytes(optimizer):
+            require_bitsandbytes(f"trainer.optim={optimizer}")
+
+
+def require_parts(recipe: Recipe) -> None:
+    """RecipeError, without the Hub's retries, if a public checkpoint that the model is made of cannot be had."""
+    for part, block in (("encoder", recipe.model.encoder), ("llm", recipe.model.llm)):
+        if block is None or block.checkpoint is None:
+            continue
+        cause = unreachable(block.checkpoint, block.revision)
+        if cause:
+            raise recipe.error(
+                f"model.{part}.checkpoint",
+                f"is {block.checkpoint}, which is not on this machine ({cause}); give a local folder, "
+                "or bring a cache that holds it and set HF_HUB_OFFLINE=1",
+            )
+
+
+def refuse_sharded_bits(scheme: str | None, sharding: Sharding) -> None:
+    """ValueError for a quantised language model that ranks are to share: its weights cannot be cut."""
+    if scheme and sharding.option:
+        raise ValueError(
+            f"the language model is held in {scheme}, which trains under DDP alone; leave out {sharding.option}"
+        )
+
+
+def refuse_sharded_muon(recipe: Recipe, names: list[str], sharding: Sharding) -> None:
+    """RecipeError for a stage whose optimizer needs whole matrices where ranks hold pieces of them."""
+    for name in names:
+        if sharding.option and recipe.stages[name].trainer.get("optim") == MUON:
+            raise recipe.error(
+                f"stages.{name}.trainer.optim",
+                f"is {MUON}, which needs whole matrices and trains under DDP alone; leave out {sharding.option}",
+            )
