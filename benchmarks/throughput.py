@@ -67,8 +67,9 @@ def gate_of(connection: Any) -> Any:
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.take_turn()
 
-        def on_train_end(self, *_: Any, **__: Any) -> None:
-            connection.send({"seconds": time.perf_counter() - (self.since or 0.0)})
+        def on_step_end(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
+            if state.global_step == state.max_steps:  # what follows is a checkpoint, which the peer does not write
+                connection.send({"seconds": time.perf_counter() - (self.since or 0.0)})
 
     return Gate()
 
@@ -115,20 +116,20 @@ def side(run: Run, work: Work, rank: int, port: int, connection: Any) -> None:
 
 
 def operations(trainer: Any, work: Work) -> dict[str, float]:
-    """GFLOP of a step by the convention, over some batches, and seconds of the language model's part of them."""
+    """GFLOP of a row by the convention, over an epoch, and the language model's rate in batches short and long."""
     model = trainer.stage_model.model
-    loader = iter(trainer.get_train_dataloader())
-    batches = [trainer._prepare_inputs(batch) for _, batch in zip(range(4), loader, strict=False)]
+    batches = sorted(trainer.get_train_dataloader(), key=lambda batch: batch["input_ids"].numel())
+    some = [trainer._prepare_inputs(batches[len(batches) * eighth // 8]) for eighth in (1, 3, 5, 7)]
     with trainer.compute_loss_context_manager():
-        seconds = language_model_seconds(model, batches)
+        seconds = language_model_seconds(model, some)
     rate = matrix_rate(work.device, torch.get_num_threads())  # here, and not in another minute of a machine that drifts
-    inner = sum(language_model_flops(model, batch) for batch in batches) / 1e9
-    whole = inner + sum(listening_flops(model, batch) for batch in batches) / 1e9
+    timed = sum(language_model_flops(model, batch) for batch in some) / 1e9
+    whole = sum(language_model_flops(model, batch) + listening_flops(model, batch) for batch in batches) / 1e9
     rows = sum(len(batch["row_ids"]) for batch in batches)
     tokens = sum(batch["input_ids"].numel() for batch in batches)
     return {
         "gflop_a_row": whole / rows,
-        "language_model_gflop_per_second": inner / seconds,
+        "language_model_gflop_per_second": timed / seconds,
         "matrix_gflops": rate,
         "tokens_a_row": tokens / rows,
     }

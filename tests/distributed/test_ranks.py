@@ -4,6 +4,7 @@ The rows hear audio or none, mixed, so that again and again one rank has audio i
 """
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -11,14 +12,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from distributed.rank import forked
 from integration import test_quantized
 from integration.test_quantized import recipe_on
 from integration.test_training import recipe_of, rows_of, stage, weights, write_jsonl
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
 from audiollm.models.freezing import part_of
 from audiollm.recipe import load_recipe
-from audiollm.resources import packaged_files
+from audiollm.resources import deepspeed_file, packaged_files
 from audiollm.training import run_recipe
 
 hub = test_quantized.hub  # a fixture
@@ -31,6 +34,7 @@ ENGINES = {
     "zero3": ["--deepspeed", "zero3"],
     "fsdp2": ["--fsdp"],
 }
+ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 STEPS = 20
 STAGES = ("language", "listen", "align", "instruct")
 
@@ -79,19 +83,49 @@ def alone(mixed, tmp_path_factory):
     return folder / "run"
 
 
-def train(path, *options, event=""):
-    """Start `audiollm train` on two ranks, which fails where something happens to it; what it said and complained of.
+@pytest.fixture(scope="module")
+def ranks():
+    """Where processes are forked from, with all that a run imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["distributed.rank", "audiollm.training.stages", "deepspeed"])
+        yield context
+
+
+def train(ranks, path, *options, event=""):
+    """`audiollm train` on two ranks, which both fail where something happens; what they said and complained of.
 
     `event`: STAGE:EVENT:STEP, see rank.py.
     """
+    files = [path.parent / "said.txt", path.parent / "complaints.txt"]
+    for file in files:
+        file.write_text("")
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun has one
+    arguments = (store.port, event, ["train", str(path), *options], *map(str, files))
+    processes = [ranks.Process(target=forked, args=(rank, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+    said, complaints = (file.read_text() for file in files)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert None not in codes and [code == 0 for code in codes] == [not event] * 2, (codes, said, complaints[-6000:])
+    return said, complaints
+
+
+def train_under_torchrun(path, *options, event=""):
+    """The same by the launcher that people use."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [sys.executable, *launcher, str(ROOT / "tests/distributed/rank.py"), event]
-    environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, "train", str(path), *options], env=environment, capture_output=True, text=True, timeout=240
     )
     assert (done.returncode == 0) == (not event), done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout, done.stderr
 
 
 def curves(run):
@@ -112,34 +146,37 @@ def assert_same(run, alone):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_two_ranks_that_were_killed_train_what_one_trains(engine, mixed, alone, tmp_path):
+def test_two_ranks_that_were_killed_train_what_one_trains(engine, ranks, mixed, alone, tmp_path):
     path = recipe(tmp_path, mixed, 2)
-    train(path, *ENGINES[engine], event="align:killed:13")
+    train(ranks, path, *ENGINES[engine], event="align:killed:13")
     points = sorted((tmp_path / "run/unfinished/align").glob("checkpoint-*"))
     assert [point.name for point in points] == ["checkpoint-10", "checkpoint-5"]
     assert_small(points[0])
-    said, complaints = train(path, *ENGINES[engine])
+    said, complaints = train(ranks, path, *ENGINES[engine])
     assert "find_unused_parameters" not in complaints  # all that trains is used on every rank
     assert said.count("stage align was interrupted and goes on after step 10") == 1
     assert_same(tmp_path / "run", alone)
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
-def test_one_process_goes_on_where_two_were_asked_to_stop(engine, mixed, alone, tmp_path):
+def test_one_process_goes_on_where_two_were_asked_to_stop(engine, ranks, mixed, alone, tmp_path):
     path = recipe(tmp_path, mixed, 2)
     shutil.copytree(alone, tmp_path / "run")
     record = json.loads((alone / "run.json").read_text())
     del record["stages"]["instruct"]
     (tmp_path / "run/run.json").write_text(json.dumps(record))
-    train(path, *ENGINES[engine], event="instruct:asked:13")
+    if engine == "ddp":
+        train_under_torchrun(path, event="instruct:asked:13")
+    else:
+        train(ranks, path, *ENGINES[engine], event="instruct:asked:13")
     assert "checkpoint-13" in os.listdir(tmp_path / "run/unfinished/instruct")
     run_recipe(load_recipe(path, [f"stages.{name}.trainer.gradient_accumulation_steps=2" for name in STAGES]))
     assert_same(tmp_path / "run", alone)
 
 
-def two_steps(mixed, folder, per_rank=1):
+def two_steps(mixed, folder, per_rank=1, **trainer):
     """A recipe of one stage that trains most of the model, and saves after each step."""
-    trainer = {"max_steps": 2, "per_device_train_batch_size": per_rank, "save_steps": 1}
+    trainer |= {"max_steps": 2, "per_device_train_batch_size": per_rank, "save_steps": 1}
     data = {"group_by_length": False}
     only = stage(mixed, ["llm", "connector"], {"language_modeling": 1}, trainer=trainer, data=data)
     recipe_of(folder, mixed, {"only": only})
@@ -149,14 +186,25 @@ def two_steps(mixed, folder, per_rank=1):
 OTHERS = ["zero1", "zero2_offload", "zero3_offload"]
 
 
-@pytest.mark.parametrize("engine", OTHERS)
-def test_two_ranks_train_two_steps_as_one_does(engine, mixed, tmp_path):
-    run_recipe(load_recipe(two_steps(mixed, tmp_path / "one", per_rank=2)))
-    train(two_steps(mixed, tmp_path / "two"), "--deepspeed", engine)
-    found, expected = curves(tmp_path / "two/run"), curves(tmp_path / "one/run")
+def assert_two_steps_as_of_one(ranks, mixed, folder, *options, **trainer):
+    run_recipe(load_recipe(two_steps(mixed, folder / "one", per_rank=2, **trainer)))
+    train(ranks, two_steps(mixed, folder / "two", **trainer), *options)
+    found, expected = curves(folder / "two/run"), curves(folder / "one/run")
     assert found["only loss"] == pytest.approx(expected["only loss"], rel=1e-5) and len(found["only loss"]) == 2
-    ours, theirs = weights(tmp_path / "two/run/only"), weights(tmp_path / "one/run/only")
+    ours, theirs = weights(folder / "two/run/only"), weights(folder / "one/run/only")
     assert all(ours[key].allclose(theirs[key], rtol=1e-3, atol=1e-5) for key in theirs)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_two_ranks_train_two_steps_as_one_does(engine, ranks, mixed, tmp_path):
+    """With an optimizer of torch's where DeepSpeed would compile its own, which takes a minute."""
+    settings = json.loads(deepspeed_file(engine).read_text()) | {"zero_force_ds_cpu_optimizer": False}
+    (tmp_path / f"{engine}.json").write_text(json.dumps(settings))
+    assert_two_steps_as_of_one(ranks, mixed, tmp_path, "--deepspeed", str(tmp_path / f"{engine}.json"))
+
+
+def test_two_ranks_train_by_muon_as_one_does(ranks, mixed, tmp_path):
+    assert_two_steps_as_of_one(ranks, mixed, tmp_path, optim="muon")
 
 
 def test_every_deepspeed_setting_that_is_shipped_is_tried():
@@ -169,19 +217,19 @@ def assert_told_once(complaints, path):
     assert "closed by peer" not in complaints
 
 
-def test_a_full_disk_at_one_rank_ends_both_with_one_sentence(mixed, tmp_path):
-    _, complaints = train(two_steps(mixed, tmp_path), *ENGINES["zero2"], event="only:full:1")
+def test_a_full_disk_at_one_rank_ends_both_with_one_sentence(ranks, mixed, tmp_path):
+    _, complaints = train(ranks, two_steps(mixed, tmp_path), *ENGINES["zero2"], event="only:full:1")
     assert_told_once(complaints, tmp_path / "run/unfinished/only/checkpoint-1")
     assert not list((tmp_path / "run/unfinished/only").glob("checkpoint-*[0-9]"))
 
 
 @pytest.fixture(scope="module")
-def spoilt(mixed, tmp_path_factory):
+def spoilt(ranks, mixed, tmp_path_factory):
     """A run whose second rank has a loss of NaN in the second step, and whose checkpoint has no place; what it said."""
     folder = tmp_path_factory.mktemp("spoilt")
     (folder / "run").mkdir()
     (folder / "run/only.partial").touch()
-    return folder, *train(two_steps(mixed, folder), event="only:poisoned:1")
+    return folder, *train(ranks, two_steps(mixed, folder), event="only:poisoned:1")
 
 
 def test_a_checkpoint_that_has_no_place_ends_both_ranks_with_one_sentence(spoilt):
@@ -196,7 +244,7 @@ def test_a_step_that_is_not_finite_on_one_rank_names_the_rows_of_both(spoilt):
     assert "step 2:" in told and len(named) == len(set(named)) == 6  # three of each rank's recording
 
 
-def test_two_ranks_train_adapters_on_four_bits_as_one_does(mixed, hub, tmp_path):
+def test_two_ranks_train_adapters_on_four_bits_as_one_does(ranks, mixed, hub, tmp_path):
     trainer = {"max_steps": STEPS, "learning_rate": 2.0e-3}
     data = {"group_by_length": False}
     for name, per_rank in (("one", 4), ("two", 2)):
@@ -208,7 +256,7 @@ def test_two_ranks_train_adapters_on_four_bits_as_one_does(mixed, hub, tmp_path)
         if name == "one":
             run_recipe(alone)
         else:
-            train(tmp_path / "two/recipe.yaml")
+            train(ranks, tmp_path / "two/recipe.yaml")
     found, expected = curves(tmp_path / "two/run"), curves(tmp_path / "one/run")
     assert found["only loss"] == pytest.approx(expected["only loss"], rel=5e-4)  # four bits multiply in bfloat16
 
