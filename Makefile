@@ -10,7 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STARTED := $(shell date +%s)
 SO_FAR = $$(( $$(date +%s) - $(STARTED) )) s
-# Python compiles what it imports, when it first does: compiling all that is installed would take a minute more.
+# Python compiles what it imports, when it first does, and keeps that: compiling all that is installed takes a minute more.
+export PYTHONDONTWRITEBYTECODE :=
 INSTALL = $(BIN)/python -m pip install --no-compile $(PIP_FLAGS) -c constraints.txt
 
 .PHONY: quickstart test lint clean help

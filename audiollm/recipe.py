@@ -349,7 +349,8 @@ class StageSettings(Settings):
 
     With `bf16: true` the arithmetic is in bfloat16 and what trains is held in float32. Where that is so in all stages,
     an encoder or language model from a public `checkpoint` that none of them trains is held in bfloat16 too.
-    `optim: adamw_bnb_8bit` keeps AdamW's state in 8 bits.
+    `optim: adamw_bnb_8bit` keeps AdamW's state in 8 bits; `optim: muon` moves the weights of linear layers by Muon, and
+    all else by AdamW.
     """
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
 """Muon (Jordan et al., 2024): linear layers move by the orthogonal part of their momentum, everything else by AdamW.
 
-torch.optim.Muon computes in bfloat16, which a CPU does not (16 times slower there), and takes matrices alone.
+torch.optim.Muon computes in bfloat16, which most CPUs only emulate, and takes matrices alone.
 Not here: which optimizer a stage has (training/stages.py); learning rates (training/trainer.py).
 """
 
@@ -70,14 +70,38 @@ class Muon(torch.optim.AdamW):
 
 def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """Matrices [K, M, N] with the same singular vectors and singular values near 1, computed in `dtype`."""
-    a, b, c = COEFFICIENTS
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if is_tall else matrices).to(dtype)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    rounds = by_its_square if x.shape[1] < x.shape[2] and dtype != torch.bfloat16 else by_itself
+    x = rounds(x)
+    return (x.mT if is_tall else x).to(matrices.dtype)
+
+
+def by_itself(x: Tensor) -> Tensor:
+    """The rounds on matrices [K, M, N]."""
+    a, b, c = COEFFICIENTS
     for _ in range(STEPS):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return (x.mT if is_tall else x).to(matrices.dtype)
+    return x
+
+
+def by_its_square(x: Tensor) -> Tensor:
+    """The same, cheaper where N is much larger than M: all rounds on [K, M, M], which bfloat16 has no digits for.
+
+    A round multiplies x by a polynomial p of its square, and the square, which commutes with p, by p twice.
+    """
+    a, b, c = COEFFICIENTS
+    square = x @ x.mT
+    product: Any = None
+    for left in reversed(range(STEPS)):
+        p = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        p.diagonal(dim1=1, dim2=2).add_(a)
+        product = p if product is None else p @ product
+        if left:
+            square = square @ p @ p
+    return product @ x
 
 
 def matrices(model: nn.Module) -> set[Tensor]:

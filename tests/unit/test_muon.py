@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from audiollm.training import muon
-from audiollm.training.muon import Muon, matrices, orthogonal
+from audiollm.training.muon import Muon, by_its_square, by_itself, matrices, orthogonal
 
 SHAPES = [(48, 32), (48, 32), (32, 48), (32, 32)]
 
@@ -65,6 +65,14 @@ def test_an_update_keeps_singular_vectors_and_has_singular_values_near_one(shape
     assert (found - torch.diag_embed(values)).abs().max() < 1e-9
     large = s / s.norm(dim=1, keepdim=True) > 0.02  # smaller ones are still on their way after five rounds
     assert values[large].min() > 0.6 and values.max() < 1.25
+
+
+def test_rounds_on_the_square_give_what_rounds_on_the_matrix_give():
+    torch.manual_seed(0)
+    wide = torch.randn(4, 32, 128)
+    wide[:, 1] = wide[:, 0] * 1.001  # of nearly lower rank
+    wide /= wide.norm(dim=(1, 2), keepdim=True)
+    torch.testing.assert_close(by_its_square(wide), by_itself(wide), rtol=1e-3, atol=1e-4)
 
 
 def test_it_moves_linear_layers_that_train_and_nothing_that_embeds_or_gives_logits():
