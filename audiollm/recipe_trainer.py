@@ -86,10 +86,11 @@ def owner(key: str) -> str | None:
 def check_trainer_value(key: str, value: Any, expected: Any) -> Any:
     """The value as TrainingArguments expects it: a number that was written as text becomes one."""
     choices = [str(member.value) for kind in typing.get_args(expected) if is_enum(kind) for member in kind]
-    if key == "optim" and value == MUON:
-        return value
+    choices += [MUON] if key == "optim" else []
     if choices and value not in choices:
         refuse({key: f"has no value {value!r}; {nearest(value, choices)}"}, title="trainer")
+    if key == "optim" and value == MUON:
+        return value
     try:
         read = TypeAdapter(expected).validate_python(value)
     except ValidationError as error:

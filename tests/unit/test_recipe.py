@@ -155,6 +155,7 @@ def test_the_resolved_recipe_loads_as_the_same_recipe():
         ("weight: 2", "wieght: 2", "11: stages.align.data.train.1.wieght is not a setting; did you mean 'weight'?"),
         ("max_steps: 10", "max_steps: ten", "12: stages.align.trainer.max_steps input should be a valid integer"),
         ("max_steps: 10", "lr_scheduler_type: cosin", "lr_scheduler_type has no value 'cosin'; did you mean 'cosine'?"),
+        ("max_steps: 10", "optim: moun", "optim has no value 'moun'; did you mean 'muon'?"),
         ("max_steps: 10", "output_dir: x", "output_dir is not set here: say it at the top of the recipe"),
         ("max_steps: 10", "hub_model_id: x", "hub_model_id is not set here: training never uploads"),
         ("name: tiny", "name: a/b", "1: name: 'a/b' cannot name a folder"),
