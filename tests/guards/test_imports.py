@@ -21,7 +21,7 @@ ALLOWED = {
     "recipe_files": {"resources", "models"},
     "recipe_trainer": {"models"},
     "recipe": {"recipe_files", "recipe_trainer", "models", "conversation"},
-    "training": {"recipe", "models", "data", "audio", "conversation"},
+    "training": {"recipe", "recipe_trainer", "models", "data", "audio", "conversation"},
     "report": {"audio", "conversation"},
     "curation": {"resources", "data", "inference", "report", "audio", "conversation"},
     "evaluation": {"inference", "data", "report", "audio", "conversation", "recipe"},
