@@ -95,6 +95,7 @@ def side(run: Run, work: Work, rank: int, port: int, connection: Any) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if run.ranks > 1:  # as torchrun does
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(run.ranks)}
+        os.environ |= {"LOCAL_WORLD_SIZE": str(run.ranks), "OMP_NUM_THREADS": str(run.threads)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     gate = gate_of(connection)
     is_peer = run.side == "peer"
