@@ -32,7 +32,7 @@ from pydantic import (
 
 from audiollm.models.settings import Settings, nearest, refuse_unknown
 from audiollm.recipe_files import Layers, RecipeError, read_layers, resolve
-from audiollm.recipe_trainer import check_trainer, default_learning_rate, trainer_types
+from audiollm.recipe_trainer import MUON, check_trainer, default_learning_rate, trainer_types
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "missing_files", "recipe_schema", "require_files", "require_stage"]
 
@@ -376,6 +376,11 @@ class StageSettings(Settings):
             return {part: float(rate) for part, rate in self.train.items()}
         rate = float(self.trainer.get("learning_rate", default_learning_rate()))
         return {part: rate for part in self.train}
+
+    @property
+    def by_muon(self) -> bool:
+        """Whether Muon moves what are matrices."""
+        return bool(self.trainer.get("optim") == MUON)
 
     @property
     def adapters(self) -> LoraSettings | None:

@@ -68,14 +68,14 @@ class Muon(torch.optim.AdamW):
         return state["momentum_buffer"]
 
 
-def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+def orthogonal(given: Tensor, dtype: torch.dtype) -> Tensor:
     """Matrices [K, M, N] with the same singular vectors and singular values near 1, computed in `dtype`."""
-    is_tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if is_tall else matrices).to(dtype)
+    is_tall = given.shape[1] > given.shape[2]
+    x = (given.mT if is_tall else given).to(dtype)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     rounds = by_its_square if x.shape[1] < x.shape[2] and dtype != torch.bfloat16 else by_itself
     x = rounds(x)
-    return (x.mT if is_tall else x).to(matrices.dtype)
+    return (x.mT if is_tall else x).to(given.dtype)
 
 
 def by_itself(x: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from audiollm.models.locate import unreachable
 from audiollm.models.quantize import check_scheme, require_bitsandbytes
 from audiollm.recipe import Recipe
-from audiollm.recipe_trainer import MUON
 from audiollm.training.memory import needs_bitsandbytes
 
 
@@ -56,8 +55,8 @@ def refuse_sharded_bits(scheme: str | None, sharding: Sharding) -> None:
 def refuse_sharded_muon(recipe: Recipe, names: list[str], sharding: Sharding) -> None:
     """RecipeError for a stage whose optimizer needs whole matrices where ranks hold pieces of them."""
     for name in names:
-        if sharding.option and recipe.stages[name].trainer.get("optim") == MUON:
+        if sharding.option and recipe.stages[name].by_muon:
             raise recipe.error(
                 f"stages.{name}.trainer.optim",
-                f"is {MUON}, which needs whole matrices and trains under DDP alone; leave out {sharding.option}",
+                f"is muon, which needs whole matrices and trains under DDP alone; leave out {sharding.option}",
             )

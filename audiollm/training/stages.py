@@ -42,7 +42,6 @@ from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
-from audiollm.recipe_trainer import MUON
 from audiollm.training.bad_rows import BadRows, TooManyBadRows, sentence, too_many
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.features import fill, open_store
@@ -508,7 +507,7 @@ def build_trainer(
         num_samples=stage.data.num_samples,
         group_by_length=stage.data.group_by_length,
         fsdp=sharding.fsdp,
-        muon=stage.trainer.get("optim") == MUON,
+        muon=stage.by_muon,
         args=training_arguments(recipe, name, run, bool(data.validation), sharding),
     )
     for callback in (PrinterCallback, ProgressCallback):
@@ -555,7 +554,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """The library's arguments: the recipe's keys, and ours on top."""
     given = dict(recipe.stages[name].trainer)
-    if given.get("optim") == MUON:  # which takes AdamW's settings
+    if recipe.stages[name].by_muon:  # which takes AdamW's settings
         del given["optim"]
     ours: dict[str, Any] = {
         "output_dir": str(run.work(name)),

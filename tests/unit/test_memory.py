@@ -19,6 +19,7 @@ from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import build
 from audiollm.models.quantize import quantize_linears
 from audiollm.training import memory
+from audiollm.training.muon import matrices
 
 SIZES = {
     "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 6, "num_attention_heads": 4,
@@ -161,6 +162,16 @@ def test_the_state_of_an_optimizer_is_as_large_as_is_told(optim, tmp_path):
     told = sum(memory.state_bytes(optim, parameter) for parameter in model.parameters())
     assert told == pytest.approx(sum(kept.values()), rel=0.02, abs=100)
     assert memory.needs_bitsandbytes(optim) == cls.__module__.startswith("bitsandbytes")
+
+
+def test_the_state_of_muon_is_one_moment_of_a_matrix_and_two_of_all_else():
+    built, paper = prepared("qwen2", ["connector", "lora"], None, [])
+    head = torch.nn.Linear(4, 4)
+    told = memory.held(paper, head, "muon", [], None)
+    kept = [(p.numel(), p in matrices(built.model)) for p in built.model.parameters() if p.requires_grad]
+    assert {of_muon for _, of_muon in kept} == {True, False}
+    expected = sum(n * (4 if of_muon else 8) for n, of_muon in kept) + 8 * 20  # and of the head
+    assert sum(one.optimizer for one in told.values()) == expected
 
 
 def test_what_is_held_is_counted_by_part_and_by_how_it_is_held():

@@ -26,7 +26,7 @@ def run(optimizer, trained, steps=3):
 
 def test_matrices_move_as_under_the_muon_of_torch(monkeypatch):
     ours, theirs = parameters(SHAPES), parameters(SHAPES)
-    in_bfloat16 = lambda matrices, dtype: orthogonal(matrices, torch.bfloat16)  # noqa: E731  (as torch computes)
+    in_bfloat16 = lambda given, dtype: orthogonal(given, torch.bfloat16)  # noqa: E731  (as torch computes)
     settings = {"lr": 0.01, "weight_decay": 0.1}
     run(torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw"), theirs)
     monkeypatch.setattr(muon, "orthogonal", in_bfloat16)
