@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def in_one_sentence(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn a user's mistake into one sentence and exit code 2, and an interruption into one line and 130.
+    """Turn a user's mistake into one sentence and exit code 2, and an interruption into one line and 130 or 143.
 
     AUDIOLLM_TRACEBACK=1 shows where it happened.
     """
@@ -63,7 +64,7 @@ def in_one_sentence(function: Callable[..., Any]) -> Callable[..., Any]:
             _complain(
                 f"Stopped{f' {stopped}' if stopped.args else ''}. Given again, the same command goes on where it can."
             )
-            raise typer.Exit(130) from None
+            raise typer.Exit(128 + getattr(stopped, "number", signal.SIGINT)) from None
         except BrokenPipeError:
             raise typer.Exit(141) from None  # whoever read our output has left, as `head` does
         except (ValueError, OSError, ImportError) as error:
@@ -94,9 +95,9 @@ def train(
     if os.environ.get("RANK", "0") != "0":
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the first process speaks for all
     loaded = load_recipe(recipe, overrides or [])
+    sharding = str(deepspeed_file(deepspeed)) if deepspeed else None
     if deepspeed and importlib.util.find_spec("deepspeed") is None:
         raise ImportError("--deepspeed needs DeepSpeed: pip install 'audiollm[deepspeed]'")
-    sharding = str(deepspeed_file(deepspeed)) if deepspeed else None
     launcher = f"torchrun --nproc-per-node 8 -m audiollm train {recipe}"
     if deepspeed and not fsdp and not dry_run and "WORLD_SIZE" not in os.environ:
         raise ValueError(f"--deepspeed needs a launcher: {launcher} --deepspeed {deepspeed}")

@@ -24,7 +24,7 @@ from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from audiollm.audio import AudioError
 from audiollm.conversation import Message, RowError, parse_messages
 from audiollm.models.checkpoint import is_small_checkpoint
-from audiollm.models.locate import CheckpointError, resolve_checkpoint
+from audiollm.models.locate import CheckpointError, damaged_file, resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.processing import AudioLLMProcessor
 
@@ -225,7 +225,9 @@ def load(
         processor = AudioLLMProcessor.from_pretrained(folder)
         model = AudioLLMForConditionalGeneration.from_pretrained(folder, dtype=dtype, quantize=quantize)
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder}: the checkpoint cannot be read: {error}") from error
+        damage = damaged_file(folder)
+        cause = f"{damage}; copy it again, or train the stage again" if damage else error
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read: {cause}") from error
     if is_small_checkpoint(folder) and "connector" not in model.trained_parts:
         log.warning("%s: its connector was never trained, so it cannot hear; a later stage can", folder)
     return Listener(model.to(device).eval(), processor, name=_name_of(folder))

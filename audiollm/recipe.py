@@ -203,7 +203,7 @@ class SourceSettings(Settings):
     """At most so many rows."""
     stream: bool = False
     """Whether the rows stay on disk (JSONL, Parquet, .tar) and are read when needed. An index is made once, under
-    `${data}/index`; rows about one recording are brought together where they are neighbours."""
+    `${cache}/index`; rows about one recording are brought together where they are neighbours."""
     audio: Literal["sound", "as_description", "omit"] = "sound"
     """What stands where the audio is: the sound, the scene written out (to teach a language model), or nothing."""
 
@@ -257,6 +257,8 @@ class DataSettings(Settings):
         streamed = any(source.stream for source in self.train)
         if any(source.stream for source in self.validation):
             raise ValueError("validation rows are read whole, in their order; `stream` is for `train`")
+        if self.temperature not in (None, 1) and len(self.train) == 1:
+            raise ValueError("`temperature` evens several sources out, and `train` has one")
         if self.num_samples and not streamed:
             raise ValueError("`num_samples` is for streams; a source becomes one with `stream: true`")
         if self.batch_tokens and self.max_tokens and self.batch_tokens < self.max_tokens:
@@ -429,12 +431,14 @@ class Recipe(Settings):
     """Folder for checkpoints, logs and the report."""
     data: str = "data"
     """Folder for rows and recordings; written `${data}` in the rest of the recipe."""
+    cache: str = "${output}/cache"
+    """Folder for what is computed once: indices of streams, features that are kept. Runs may share one."""
     seed: NonNegativeInt = 0
     """Of everything that is drawn at random."""
     audio_cache_gib: NonNegativeFloat = 1.0
     """Memory for decoded clips, in GiB a process, so that later epochs and stages need not decode them again."""
     feature_cache_gib: NonNegativeFloat = 50.0
-    """Room for `cache_features`, in GiB under `${data}/features`; what does not fit is encoded whenever it is heard."""
+    """Room for `cache_features`, in GiB under `${cache}/features`; what does not fit is encoded when it is heard."""
     prepare: dict[str, Annotated[dict[str, Any], BeforeValidator(lambda options: options or {})]] = Field(default={})
     """Rows that a data converter makes when they are not there yet: converter -> its options."""
     model: ModelSettings
@@ -451,6 +455,8 @@ class Recipe(Settings):
         titles = [evaluation.title for evaluation in self.evaluate]
         if len(set(titles)) < len(titles):
             raise ValueError("evaluate: two entries have the same name; give each its `name`")
+        if taken := set(self.stages) & {"cache", "logs", "unfinished"}:
+            raise ValueError(f"stages: {taken.pop()} is a folder that every run has; give the stage another name")
         quantize = self.model.llm.quantize if self.model.llm else None
         training = [name for name, stage in self.stages.items() if "llm" in stage.train]
         if quantize and training:
@@ -502,7 +508,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     layers = read_layers(name_or_path, overrides)
     if "name" not in layers.values:
         raise RecipeError(f"{layers.where}: name is missing; it also names the folder of the run")
-    for key in ("output", "data", "seed"):  # so that ${data} means the default where the recipe says nothing
+    for key in ("output", "data", "cache", "seed"):  # so that ${data} means the default where the recipe says nothing
         layers.values.setdefault(key, Recipe.model_fields[key].default)
     values = resolve(layers)
     try:

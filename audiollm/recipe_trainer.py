@@ -25,6 +25,7 @@ OWNED_TRAINER_KEYS = {
     "parallelism_config": "say it to the launcher, such as `accelerate launch`",
     "accelerator_config": "the batches are made, and dealt to the ranks, by this package",
     "local_rank": "the launcher says it",
+    "fp16": "`bf16: true` halves memory too, and its range needs no scaling of the loss",
     "do_train": "a stage trains; leave it out",
     "do_eval": "give the stage rows to validate on: `data: {validation: [{path: ...}]}`",
     "do_predict": "list the rows under `evaluate:` at the top of the recipe",
@@ -64,6 +65,12 @@ OWNED_TRAINER_KEYS = {
 }
 """Keys of TrainingArguments that a recipe cannot set, and the right place to say each (hub_* is as push_to_hub)."""
 
+MORE_THAN_0 = frozenset(
+    ("num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "adam_epsilon",
+     "gradient_accumulation_steps", "logging_steps", "save_steps", "eval_steps", "save_total_limit")
+)  # fmt: skip
+AT_LEAST_0 = frozenset(("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "dataloader_num_workers"))
+
 MUON = "muon"
 """An `optim` of this package's own (training/muon.py)."""
 
@@ -96,8 +103,10 @@ def check_trainer_value(key: str, value: Any, expected: Any) -> Any:
     except ValidationError as error:
         cause = error.errors()[0]["msg"]
         refuse({key: f"{cause[:1].lower()}{cause[1:]}, and not {value!r}"}, title="trainer")
-    if key == "num_train_epochs" and not read > 0:
+    if key in MORE_THAN_0 and not read > 0:
         refuse({key: f"must be more than 0, and is {value}"}, title="trainer")
+    if key in AT_LEAST_0 and read < 0:
+        refuse({key: f"must be at least 0, and is {value}"}, title="trainer")
     if key == "max_steps" and read < 1 and read != -1:
         refuse(
             {key: f"must be at least 1 (or -1, which leaves it to num_train_epochs), and is {value}"}, title="trainer"

@@ -323,6 +323,10 @@ def read_recordings(folder: Path) -> Placed:
     recordings = sorted(path for path in folder.rglob("*") if path.suffix.lower() in RECORDINGS)
     if not recordings:
         raise RowError(str(folder), "", f"holds no recording; for files of rows name them, as in {folder}/*.jsonl")
+    heard = {path.with_suffix("") for path in recordings}
+    alone = sorted(path for path in folder.rglob("*.txt") if path.with_suffix("") not in heard)
+    if alone:
+        log.warning("%s: %d texts have no recording of their name, such as %s", folder, len(alone), alone[0])
     for path in recordings:
         name = path.relative_to(folder).as_posix()
         answer = _answer_beside(path)

@@ -4,7 +4,9 @@ Not here: what lies in such a folder and how it is loaded (checkpoint.py).
 """
 
 import json
+import logging
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -12,8 +14,11 @@ from urllib.request import Request, urlopen
 
 from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
+from safetensors import SafetensorError, safe_open
 
 from audiollm.models.configuration import AudioLLMConfig
+
+log = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
@@ -33,6 +38,8 @@ def resolve_checkpoint(path: str | Path, *, revision: str | None = None) -> Path
         return _download(str(path), revision)
     if (folder / "config.json").is_file():
         return _ours(folder)
+    if any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder} has weights and no config.json; restore that file, or train the stage again")
     if (folder / "run.json").is_file() or (folder / "recipe.yaml").is_file():
         return _last_finished_stage(folder)
     raise CheckpointError(
@@ -54,11 +61,15 @@ def _ours(folder: Path) -> Path:
 
 
 def _last_finished_stage(run: Path) -> Path:
-    """The checkpoint of the last stage that a run has finished."""
+    """The checkpoint of the last stage that a run has finished; one whose folder is gone is passed over, and named."""
     stages = _read_json(run / "run.json").get("stages", {}) if (run / "run.json").is_file() else {}
     for name in reversed(list(stages)):
         if (run / name / "config.json").is_file():
             return _ours(run / name)
+        if (run / name).is_dir():
+            cause = "has no config.json, and run.json says that it is done; restore that file, or train the stage again"
+            raise CheckpointError(f"{run / name} {cause}")
+        log.warning("%s is gone; the stage before it is taken", run / name)
     raise CheckpointError(f"{run} has no finished stage yet; let `audiollm train` finish one, or name another folder")
 
 
@@ -82,7 +93,27 @@ def _download(name: str, revision: str | None) -> Path:
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{missing} here, and the Hugging Face Hub did not give one: {error}") from error
+        cause = str(error).partition("\n")[0]
+        raise CheckpointError(f"{missing} here, and the Hugging Face Hub did not give one: {cause}") from error
+
+
+def damaged_file(folder: Path) -> str | None:
+    """The first file in a folder that was not written to its end, and what is wrong with it; None if all are whole."""
+    for file in sorted(folder.rglob("*")):
+        try:
+            if file.suffix == ".safetensors":
+                with safe_open(file, "pt"):  # refuses a file that is not as long as its header says
+                    pass
+            elif file.suffix in (".pt", ".pth"):  # zip archives with checksums
+                with zipfile.ZipFile(file) as archive:
+                    broken = archive.testzip()
+                    if broken:
+                        return f"{file.name}: {broken} has a wrong checksum"
+            elif file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+        except (SafetensorError, zipfile.BadZipFile, OSError, ValueError) as error:
+            return f"{file.name}: {error}"
+    return None
 
 
 def unreachable(name: str, revision: str | None) -> str | None:

@@ -65,7 +65,8 @@ class BadRows(TrainerCallback):
     def check(self) -> None:
         """TooManyBadRows if more recordings were broken than the stage may do without."""
         if self.all_broken > self.max_fraction * self.all_heard:
-            raise too_many(self.quarantine, self.all_broken, self.all_heard, "recordings heard", self.max_fraction)
+            what = "times that a recording was to be heard it"
+            raise too_many(self.quarantine, self.all_broken, self.all_heard, what, self.max_fraction)
 
 
 def too_many(quarantine: Quarantine, bad: int, total: int, what: str, max_fraction: float) -> TooManyBadRows:
@@ -79,4 +80,4 @@ def too_many(quarantine: Quarantine, bad: int, total: int, what: str, max_fracti
 
 def sentence(row: BadRow) -> str:
     """A bad row in words."""
-    return f"{row['origin']}: {row['cause']}"
+    return row["cause"] if row["cause"].startswith(f"{row['origin']}: ") else f"{row['origin']}: {row['cause']}"

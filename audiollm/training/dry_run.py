@@ -30,7 +30,7 @@ from audiollm.recipe import Recipe, StageSettings, missing_files, require_files
 from audiollm.training import memory
 from audiollm.training.memory import GIB, MIB, Load
 from audiollm.training.objectives import OBJECTIVES, build_objective
-from audiollm.training.requirements import Sharding, refuse_sharded_muon, require_parts
+from audiollm.training.requirements import Sharding, refuse_sharded_muon, require_libraries, require_parts
 from audiollm.training.stage_data import StageData
 from audiollm.training.stages import (
     RunFolder,
@@ -48,6 +48,10 @@ def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False)
     refuse_sharded_muon(recipe, list(recipe.stages), sharding)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(settings_table(recipe))
+    try:
+        require_libraries(recipe)
+    except ImportError as error:
+        console.print(f"training here: {error}")
     unmade = [c for c in recipe.prepare if not Path(recipe.prepared_folder(c)).is_dir()]
     if unmade:
         names = ", ".join(unmade)

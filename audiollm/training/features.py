@@ -30,7 +30,7 @@ AT_ONCE = 1000
 
 
 def open_store(recipe: Recipe, encoder: Any) -> FeatureStore:
-    """The store of this encoder, beside the data; it outlives the run."""
+    """The store of this encoder; other runs may share it."""
     identity = [
         fingerprint(encoder),
         encoder.config.to_diff_dict(),
@@ -39,7 +39,7 @@ def open_store(recipe: Recipe, encoder: Any) -> FeatureStore:
         FRONT_END,
     ]
     name = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return FeatureStore(Path(recipe.data, "features", name), limit_gib=recipe.feature_cache_gib)
+    return FeatureStore(Path(recipe.cache, "features", name), limit_gib=recipe.feature_cache_gib)
 
 
 @torch.no_grad()

@@ -2,8 +2,11 @@
 
 from typing import NamedTuple
 
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
 from audiollm.models.locate import unreachable
 from audiollm.models.quantize import check_scheme, require_bitsandbytes
+from audiollm.models.settings import nearest
 from audiollm.recipe import Recipe
 from audiollm.training.memory import needs_bitsandbytes
 
@@ -32,6 +35,10 @@ def require_libraries(recipe: Recipe) -> None:
 
 def require_parts(recipe: Recipe) -> None:
     """RecipeError, without the Hub's retries, if a public checkpoint that the model is made of cannot be had."""
+    model_type = (recipe.model.llm.config or {}).get("model_type") if recipe.model.llm else None
+    if model_type is not None and model_type not in CONFIG_MAPPING_NAMES:
+        near = nearest(model_type, CONFIG_MAPPING_NAMES)
+        raise recipe.error("model.llm.config.model_type", f"{model_type!r} is not of transformers; {near}")
     for part, block in (("encoder", recipe.model.encoder), ("llm", recipe.model.llm)):
         if block is None or block.checkpoint is None:
             continue

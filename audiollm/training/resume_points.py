@@ -1,11 +1,10 @@
 """Resume points on disk: which is the newest that is whole. Not here: how they are written (trainer.py)."""
 
-import json
-import zipfile
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from transformers.trainer_callback import TrainerState
+
+from audiollm.models.locate import damaged_file
 
 PREFIX = "checkpoint-"
 STATE = "trainer_state.json"
@@ -28,18 +27,4 @@ def damage_of(point: Path) -> str | None:
         TrainerState.load_from_json(str(point / STATE))
     except (OSError, ValueError, TypeError) as error:
         return f"{STATE}: {error}"
-    for file in sorted(point.rglob("*")):
-        try:
-            if file.suffix == ".safetensors":
-                with safe_open(file, "pt"):  # refuses a file that is not as long as its header says
-                    pass
-            elif file.suffix in (".pt", ".pth"):  # zip archives with checksums
-                with zipfile.ZipFile(file) as archive:
-                    broken = archive.testzip()
-                    if broken:
-                        return f"{file.name}: {broken} has a wrong checksum"
-            elif file.suffix == ".json":
-                json.loads(file.read_text(encoding="utf-8"))
-        except (SafetensorError, zipfile.BadZipFile, OSError, ValueError) as error:
-            return f"{file.name}: {error}"
-    return None
+    return damaged_file(point)

@@ -9,14 +9,18 @@ from transformers import TrainerCallback
 
 
 class Stopped(KeyboardInterrupt):
-    """A stage was asked to stop, and what it did is saved."""
+    """A stage was asked to stop by a signal, and what it did is saved."""
+
+    def __init__(self, where: str, number: int) -> None:
+        super().__init__(where)
+        self.number = number
 
 
 class StopOnSignal(TrainerCallback):
     """Installed while a stage trains; only in the main thread can signals be handled."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0  # the number of the signal
         self.before: dict[int, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -29,16 +33,16 @@ class StopOnSignal(TrainerCallback):
 
     def ask(self, number: int, _: Any) -> None:
         """Stop after this step; the next signal is the usual one again."""
-        self.asked = True
+        self.asked = number
         self.restore()
         print("stopping after this step ...", flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save, and go no further; a signal to one of several processes stops them all."""
         if distributed.is_available() and distributed.is_initialized():
-            asked = torch.tensor(int(self.asked), device=args.device)
+            asked = torch.tensor(self.asked, device=args.device)
             distributed.all_reduce(asked, op=distributed.ReduceOp.MAX)
-            self.asked = bool(asked)
+            self.asked = int(asked)
         if self.asked:
             control.should_save = control.should_training_stop = True
 

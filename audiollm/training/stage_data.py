@@ -56,13 +56,13 @@ class StageData:
 
     @classmethod
     def streaming(cls, recipe: Recipe, stage: StageSettings, problems: Problems, num_read: int) -> "StageData":
-        """Sources some of which stay on disk: an index of each is made once, beside the data."""
+        """Sources some of which stay on disk: an index of each is made once."""
         parts: list[Part] = []
         for source in stage.data.train:
             if source.stream:
                 stream, found = open_stream(
                     origin(source),
-                    Path(recipe.data),
+                    Path(recipe.cache),
                     format=source.format,
                     tasks=source.tasks,
                     limit=source.limit,
@@ -108,8 +108,8 @@ def read_rows(path: str | HubDataset, format: str | None, with_audio: bool) -> t
         rows = [row for row in every if id(row) not in missing]
     else:
         rows, found = load_rows(path, format=format, problems=problems), Problems()
-    if problems.count:
-        what = "rows have their recording" if with_audio else "rows are as they should be"
+    if rows and problems.count:  # without rows, an error tells the problems
+        what = "with their recording" if with_audio else "as rows should be"
         print(f"{path}: {len(rows):,} {what}, the others are left out: {problems.summary()}")
     problems.extend(found)
     return rows, problems

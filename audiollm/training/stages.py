@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -30,6 +31,7 @@ from audiollm.conversation import Row
 from audiollm.data.collate import Collator
 from audiollm.data.dataset import Limits, Recordings, SoundCache
 from audiollm.data.features import FeatureStore
+from audiollm.data.mixture import Mixture
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import fingerprint, of_tasks
 from audiollm.models.attention import BLOCKS, layout_of
@@ -85,7 +87,10 @@ class RunFolder:
         if not is_main():
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"output={self.path} cannot be made ({error.strerror}); name another folder") from None
         try:
             with FileLock(self.path / ".lock", blocking=False):
                 yield
@@ -128,14 +133,21 @@ class RunFolder:
         if stage in self.stages and (self.path / stage).is_dir():
             before = self.stages[stage]["settings"]
             of_ranks = () if before.get("ranks", 1) == settings["ranks"] else ("a step",)  # done elsewhere, it is done
-            refuse_changes(
-                f"stage {stage} was done", before, settings, self.path / stage, but=("ranks", "engine", *of_ranks)
-            )
+            refuse_changes(f"stage {stage} was done", before, settings, self.path / stage, but=("engine", *of_ranks))
             return True
         if begun.is_file() and any(begun.parent.glob(f"{PREFIX}*")):
             before = json.loads(begun.read_text())
-            refuse_changes(f"stage {stage} was begun", before, settings, begun.parent, but=("ranks",))
+            refuse_changes(f"stage {stage} was begun", before, settings, begun.parent)
         return False
+
+
+CHANGES_NOTHING = frozenset(
+    ("ranks", "stage.max_bad_steps", "stage.data.max_bad_fraction", "stage.trainer.save_total_limit",
+     "stage.trainer.logging_steps", "stage.trainer.logging_first_step", "stage.trainer.logging_strategy",
+     "stage.trainer.report_to", "stage.trainer.dataloader_num_workers", "stage.trainer.dataloader_prefetch_factor",
+     "stage.trainer.dataloader_pin_memory")
+)  # fmt: skip
+"""Settings of a stage that change what is told and how fast, and not what is learned."""
 
 
 def refuse_changes(
@@ -143,11 +155,13 @@ def refuse_changes(
 ) -> None:
     """ValueError that names the first of the settings that are not what they were, `but` some."""
     old, new = flatten(before), flatten(now)
-    changed = [key for key in (old.keys() | new.keys()) - set(but) if old.get(key) != new.get(key)]
+    keys = (old.keys() | new.keys()) - CHANGES_NOTHING - set(but)
+    changed = [key for key in keys if old.get(key) != new.get(key)]
     changed.sort(key=lambda key: (key.startswith("rows."), key))  # another path also has other rows
     if changed:
         key = changed[0]
-        difference = f"with {key}={old.get(key)}, and now it is {new.get(key)}"
+        written = key.replace("stage.", f"stages.{folder.name}.", 1) if key.startswith("stage.") else key
+        difference = f"with {written}={old.get(key)}, and now it is {new.get(key)}"
         if key.startswith("rows."):
             difference = f"before {key.removeprefix('rows.')} was changed"
         if key == "a step":
@@ -160,6 +174,8 @@ def refuse_changes(
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted key."""
+    if isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        value = dict(enumerate(value))
     if isinstance(value, Mapping):
         return {k: v for key, inner in value.items() for k, v in flatten(inner, f"{prefix}{key}.").items()}
     return {prefix.rstrip("."): value}
@@ -369,7 +385,7 @@ def run_trainer(trainer: StageTrainer, name: str, work: Path, started: float, in
     last = newest_whole(work)
     if interrupted:
         where = f"goes on after step {last.rpartition('-')[2]}" if last else "starts again: it had no resume point yet"
-        print(f"stage {name} was interrupted and {where} (one every {trainer.args.save_steps:g} steps)")
+        print(f"stage {name} was interrupted and {where} (resume points: every {trainer.args.save_steps:g} steps)")
     trainer.started = started - seconds_before(last)
     stop = StopOnSignal()
     trainer.add_callback(stop)
@@ -380,7 +396,7 @@ def run_trainer(trainer: StageTrainer, name: str, work: Path, started: float, in
             shutil.rmtree(work)
         raise
     if stop.asked and trainer.state.global_step < trainer.state.max_steps:
-        raise Stopped(f"after step {trainer.state.global_step} of stage {name}, which is saved")
+        raise Stopped(f"after step {trainer.state.global_step} of stage {name}, which is saved", stop.asked)
     if last is None and not trainer.items:
         shutil.rmtree(work)
         found = trainer.bad_rows.quarantine
@@ -590,7 +606,23 @@ def describe(name: str, trainable: Mapping[str, int], trainer: StageTrainer) -> 
     """One line that says what a stage does."""
     parts = ", ".join(f"{part} {count:,}" for part, count in trainable.items())
     objectives = ", ".join(trainer.accelerator.unwrap_model(trainer.model).objectives)
-    print(f"stage {name}: trains {parts} parameters by {objectives}; {len(trainer.recordings):,} recordings")
+    groups = trainer.recordings.groups
+    how = " (of a stream: rows about one count as one where they are neighbours)" if isinstance(groups, Mixture) else ""
+    print(f"stage {name}: trains {parts} parameters by {objectives}; {len(trainer.recordings):,} recordings{how}")
+    if trainer.batch_tokens:
+        tokens = tokens_of(trainer.recordings)
+        if over := int((tokens > trainer.batch_tokens).sum()):
+            print(
+                f"stage {name}: {over:,} of {len(tokens):,} recordings take more than data.batch_tokens="
+                f"{trainer.batch_tokens:,}, the longest {tokens.max():,}; each is a micro-batch of its own"
+            )
+
+
+def tokens_of(recordings: Recordings) -> np.ndarray:
+    """Tokens of each measured recording; of streams, of the first ones."""
+    if isinstance(recordings.groups, Mixture):
+        return recordings.groups.tokens(np.arange(min(len(recordings), 10_000)))
+    return np.array([recordings.num_tokens((0, number)) for number in range(len(recordings))])
 
 
 def seconds_before(resume_point: str | None) -> float:

@@ -264,6 +264,8 @@ def test_finished_stages_are_skipped(finished, monkeypatch, capsys):
     monkeypatch.setattr(stages, "train_stage", lambda *_, **__: pytest.fail("a finished stage was trained again"))
     run_recipe(recipe)
     assert capsys.readouterr().out.count("done already, skipped") == 4
+    told_otherwise = ["stages.align.trainer.logging_steps=3", "stages.align.trainer.dataloader_num_workers=1"]
+    run_recipe(load_recipe(run.parent / "recipe.yaml", told_otherwise))
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(run / "instruct").items())
 
 
@@ -272,7 +274,11 @@ def test_finished_stages_are_skipped(finished, monkeypatch, capsys):
     [
         (
             "stages.align.trainer.learning_rate=0.5",
-            r"stage align was done with .*learning_rate=0\.002, and now it is 0\.5",
+            r"stage align was done with stages\.align\.trainer\.learning_rate=0\.002, and now it is 0\.5",
+        ),
+        (
+            "stages.align.data.train.0.limit=3",
+            r"stage align was done with stages\.align\.data\.train\.0\.limit=None, and now it is 3;",
         ),
         ("seed=3", "stage language was done with seed=0, and now it is 3"),
         (
@@ -462,7 +468,7 @@ def test_a_stage_that_could_use_no_recording_is_no_success(corpus, tmp_path):
         tmp_path, corpus, {"only": stage(tmp_path, ["connector"], {"language_modeling": 1}, rows="rows")}
     )
     for _ in range(2):  # a second try begins anew, too
-        with pytest.raises(ValueError, match=r"stage only: 4 of 4 recordings heard .*rows\.jsonl:1: .*0\.wav"):
+        with pytest.raises(ValueError, match=r"stage only: 4 of 4 times .*rows\.jsonl:1: .*0\.wav"):
             run_recipe(recipe)
     assert not (tmp_path / "run" / "only").exists()
 
@@ -553,9 +559,10 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on_exactly(
     corpus, uninterrupted, watch, tmp_path, number, capsys
 ):
     before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(KeyboardInterrupt, match="after step 5 of stage only, which is saved"):
+    with pytest.raises(KeyboardInterrupt, match="after step 5 of stage only, which is saved") as stopped:
         watch(Signal(5, number))
         run_recipe(long_recipe(tmp_path, corpus))
+    assert stopped.value.number == number
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
     assert (tmp_path / "run" / "unfinished" / "only" / "checkpoint-5").is_dir()
     watch(TrainerCallback())
@@ -889,7 +896,7 @@ def cached(corpus, folder, *overrides, parts=("connector",), **data):
     one = {"data": sources | data, "trainer": {"max_steps": 8, "eval_steps": 8}}
     align = stage(corpus, list(parts), {"language_modeling": 1}, **one)
     listen = stage(corpus, ["connector"], {"language_modeling": 1, "contrastive": 0.1}, **one)
-    return recipe_of(folder, corpus, {"align": align, "again": listen}, f"data={folder / 'data'}", *overrides)
+    return recipe_of(folder, corpus, {"align": align, "again": listen}, *overrides)
 
 
 def losses(folder):
@@ -929,7 +936,7 @@ def test_kept_features_give_the_same_losses_and_every_clip_is_encoded_once(corpu
         corpus,
         tmp_path / "second",
         f"feature_cache_gib={gib}",
-        f"data={tmp_path / 'kept' / 'data'}",
+        f"cache={tmp_path / 'kept' / 'run' / 'cache'}",
         cache_features=True,
     )
     run_recipe(again)
@@ -957,7 +964,7 @@ def test_features_of_a_stream_are_those_of_rows_in_memory_and_encoded_once(corpu
     for kept, plain in zip(losses(tmp_path / "kept"), losses(tmp_path / "plain"), strict=True):
         assert kept == pytest.approx(plain, rel=0.01)
     encoded.clear()
-    kept = f"data={tmp_path / 'kept' / 'data'}"
+    kept = f"cache={tmp_path / 'kept' / 'run' / 'cache'}"
     run_recipe(cached(corpus, tmp_path / "again", kept, train=[source], cache_features=True, batch_tokens=160))
     assert sum(encoded) == 2
 
@@ -980,12 +987,12 @@ def test_each_rank_encodes_a_share_of_a_stream_and_all_of_them_everything(corpus
 
 def test_features_of_a_damaged_file_are_encoded_again(corpus, tmp_path, monkeypatch):
     run_recipe(cached(corpus, tmp_path / "one", cache_features=True))
-    (shard,) = (tmp_path / "one" / "data" / "features").rglob("*.safetensors")
+    (shard,) = (tmp_path / "one" / "run" / "cache" / "features").rglob("*.safetensors")
     for damaged in (shard.read_bytes()[:-5], bytes([*shard.read_bytes()[:-5], 1, 2, 3, 4, 5])):
         shard.write_bytes(damaged)
         features.opened.cache_clear()
         folder = tmp_path / f"after-{len(damaged)}"
-        run_recipe(cached(corpus, folder, f"data={tmp_path / 'one' / 'data'}", cache_features=True))
+        run_recipe(cached(corpus, folder, f"cache={tmp_path / 'one' / 'run' / 'cache'}", cache_features=True))
         assert losses(folder) == pytest.approx(losses(tmp_path / "one"), rel=0.01)
 
 
@@ -994,15 +1001,40 @@ def test_features_of_an_encoder_that_trains_are_refused(corpus, tmp_path):
         cached(corpus, tmp_path, parts=["encoder", "connector"], cache_features=True)
 
 
+def test_what_is_computed_once_lies_in_the_run_and_not_among_the_rows(corpus, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    rows = str(shutil.copy(corpus / "train.jsonl", corpus / "alone.jsonl"))
+    before = set(corpus.rglob("*"))
+    for options in ({"stream": True}, {}):  # a file stands where a recipe has its folder of rows
+        source = {"train": [{"path": rows, **options}], "validation": []}
+        recipe = cached(corpus, tmp_path / str(len(options)), f"data={rows}", cache_features=True, **source)
+        run_recipe(recipe)
+    assert set(corpus.rglob("*")) == before and not any((tmp_path / "work").iterdir())
+
+
+def test_recordings_that_take_more_than_the_budget_are_counted(corpus, tmp_path, capsys):
+    only = stage(corpus, ["connector"], {"language_modeling": 1}, data={"batch_tokens": 1})
+    run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
+    assert "16 of 16 recordings take more than data.batch_tokens=1, the longest" in capsys.readouterr().out
+
+
+def test_a_language_model_of_no_known_type_is_told_with_its_key(corpus, tmp_path):
+    only = stage(corpus, ["connector"], {"language_modeling": 1})
+    recipe = recipe_of(tmp_path, corpus, {"only": only}, model_type="qwen9")
+    with pytest.raises(RecipeError, match=r"model\.llm\.config\.model_type 'qwen9' is not of .* did you mean 'qwen"):
+        run_recipe(recipe)
+
+
 def test_a_run_with_more_clips_keeps_what_was_encoded_before(corpus, tmp_path, monkeypatch):
-    data = f"data={tmp_path / 'data'}"
+    cache = f"cache={tmp_path / 'cache'}"
     few = {"train": [{"path": str(corpus / "eight.jsonl")}]}
-    run_recipe(cached(corpus, tmp_path / "few", data, cache_features=True, **few))
+    run_recipe(cached(corpus, tmp_path / "few", cache, cache_features=True, **few))
     encoded = count_encoded(monkeypatch)
-    run_recipe(cached(corpus, tmp_path / "more", data, cache_features=True))
+    run_recipe(cached(corpus, tmp_path / "more", cache, cache_features=True))
     assert sum(encoded) == 8 + 2  # noise, on which a connector's scale is matched
     encoded.clear()
-    run_recipe(cached(corpus, tmp_path / "again", data, cache_features=True))
+    run_recipe(cached(corpus, tmp_path / "again", cache, cache_features=True))
     assert sum(encoded) == 2
 
 
@@ -1033,7 +1065,7 @@ def test_a_broken_clip_among_kept_ones_is_named_and_learned_from_nowhere(corpus,
         source = [{"path": str(corpus / "some_broken.jsonl")}]
         data = {"train": source, "cache_features": kept}
         only = stage(corpus, ["connector"], {"language_modeling": 1}, data=data, trainer={"max_steps": 6})
-        run_recipe(recipe_of(tmp_path / str(kept), corpus, {"only": only}, f"data={tmp_path / 'data'}"))
+        run_recipe(recipe_of(tmp_path / str(kept), corpus, {"only": only}))
         record = json.loads((tmp_path / str(kept) / "run" / "run.json").read_text())["stages"]["only"]
         assert len(record["problems"]) == 1 and "broken.wav" in record["problems"][0]
     assert losses(tmp_path / "True") == pytest.approx(losses(tmp_path / "False"), rel=0.01)
@@ -1186,7 +1218,7 @@ def test_recordings_that_are_mostly_broken_stop_the_run(corpus, tmp_path, damage
     monkeypatch.setattr(bad_rows, "FIRST_LOOK", 1000 if epochs else 8)
     only = stage(corpus, ["connector"], {"language_modeling": 1}, rows=damaged, trainer={"max_steps": 30})
     only["data"]["max_bad_fraction"] = 0.15  # 5 of 36 rows; of the 11 recordings that are left, 2 are broken
-    with pytest.raises(ValueError, match=r"stage only: \d of \d+ recordings heard could not be used"):
+    with pytest.raises(ValueError, match=r"only: \d of \d+ times that a recording was to be heard it could not"):
         run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
     assert set(BROKEN) & set(places(quarantined(tmp_path))) and not (tmp_path / "run" / "only").exists()
 
@@ -1303,7 +1335,7 @@ def stream_recipe(folder, corpus, rows="train", **trainer):
         {"path": str(corpus / "eight.jsonl"), "weight": 0.5},
     ]
     only["data"]["num_samples"] = 12
-    return recipe_of(folder, corpus, {"only": only}, f"data={folder / 'data'}", connector=QFORMER | {"dropout": 0.2})
+    return recipe_of(folder, corpus, {"only": only}, connector=QFORMER | {"dropout": 0.2})
 
 
 @pytest.mark.parametrize("step", [1, 5, 9])
@@ -1340,7 +1372,7 @@ def budget_stream(folder, corpus, *overrides, **trainer):
     stream_recipe(folder, corpus, gradient_accumulation_steps=2, **trainer)
     wanted = {"batch_tokens": 160, "max_tokens": 150, "too_long": "split"}
     options = [f"stages.only.data.{name}={value}" for name, value in wanted.items()]
-    return load_recipe(folder / "recipe.yaml", [*options, f"data={folder / 'data'}", *overrides])
+    return load_recipe(folder / "recipe.yaml", [*options, *overrides])
 
 
 @pytest.mark.parametrize("step", [1, 5, 9])
@@ -1369,7 +1401,7 @@ def shard_recipe(folder, corpus, **data):
     """Eleven steps over a shard alone, of which each question is a recording."""
     only = long_stage(corpus, max_steps=11)
     only["data"] |= {"train": [{"path": write_shard(corpus), "stream": True}], **data}
-    return recipe_of(folder, corpus, {"only": only}, f"data={folder / 'data'}", connector=QFORMER | {"dropout": 0.2})
+    return recipe_of(folder, corpus, {"only": only}, connector=QFORMER | {"dropout": 0.2})
 
 
 @pytest.mark.parametrize("data", [{"num_samples": 12}, {"batch_tokens": 160, "too_long": "split"}], ids=str)
@@ -1426,11 +1458,11 @@ def test_rows_of_a_stream_that_are_too_long_are_told_and_in_the_quarantine_at_ev
     source = {"path": write_jsonl(corpus / "longer.jsonl", map(json.loads, rows)), "stream": True}
     only = stage(corpus, ["connector"], {"language_modeling": 1}, data={"train": [source], "max_tokens": 100})
     for _ in range(2):  # the second time the lengths are known already
-        run_recipe(recipe_of(tmp_path, corpus, {"only": only}, f"data={tmp_path / 'data'}"))
+        run_recipe(recipe_of(tmp_path, corpus, {"only": only}))
         assert places(quarantined(tmp_path)) == [("measuring", 5)]
         assert re.search(r"1 of 48 rows are too long and left out; .*longer\.jsonl:5 takes", capsys.readouterr().out)
         shutil.rmtree(tmp_path / "run")
-    refused = load_recipe(tmp_path / "recipe.yaml", [f"data={tmp_path / 'data'}", "stages.only.data.too_long=refuse"])
+    refused = load_recipe(tmp_path / "recipe.yaml", ["stages.only.data.too_long=refuse"])
     with pytest.raises(ValueError, match=r"longer\.jsonl:5: takes \d+ tokens, and a row may have 100; shorten it"):
         run_recipe(refused)
 

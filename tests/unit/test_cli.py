@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from audiollm import __version__, cli
 from audiollm.conversation import write_rows
+from audiollm.training.signals import Stopped
 
 
 def run(*arguments: str):
@@ -78,6 +80,8 @@ def test_a_traceback_is_shown_to_those_who_ask(monkeypatch):
     ("error", "code", "words"),
     [
         (KeyboardInterrupt(), 130, "Stopped."),
+        (Stopped("after step 3", signal.SIGINT), 130, "Stopped after step 3."),
+        (Stopped("after step 3", signal.SIGTERM), 143, "Stopped after step 3."),
         (BrokenPipeError(), 141, ""),
         (ValueError("the cause"), 2, "the cause"),
         (FileNotFoundError(2, "No such file or directory", "x.wav"), 2, "x.wav: No such file or directory"),

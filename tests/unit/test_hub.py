@@ -264,5 +264,5 @@ def test_a_stage_streams_a_data_set_of_the_hub_by_its_settings(tmp_path, monkeyp
     remote_set(monkeypatch, long_rows(), counted=False)
     source = {"path": SONGS.path, "config": "north", "split": "dawn", "revision": "v2", "stream": True, "limit": 30}
     stage = SimpleNamespace(data=DataSettings(train=[source]))
-    data = StageData.load(SimpleNamespace(data=str(tmp_path), seed=0), stage)
+    data = StageData.load(SimpleNamespace(cache=str(tmp_path), seed=0), stage)
     assert len(data.mixture) == 30 and data.num_read == 30 and data.train[29].id == "29"

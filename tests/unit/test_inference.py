@@ -233,9 +233,8 @@ def test_streaming_a_broken_clip_raises_its_audio_error(listener, tmp_path):
 def run(tmp_path):
     """A run with three stages, of which the last one's checkpoint was deleted."""
     folder = tmp_path / "runs" / "demo"
-    for stage in ("align", "instruct", "polish"):
-        (folder / stage).mkdir(parents=True)
     for stage in ("align", "instruct"):
+        (folder / stage).mkdir(parents=True)
         (folder / stage / "config.json").write_text('{"model_type": "audiollm"}')
     (folder / "recipe.yaml").write_text("name: demo\n")
     stages = {"align": {"steps": 10}, "instruct": {"steps": 10}, "polish": {"steps": 10}}
@@ -243,10 +242,18 @@ def run(tmp_path):
     return folder
 
 
-def test_a_run_stands_for_its_last_finished_stage(run):
+def test_a_run_stands_for_its_last_finished_stage(run, caplog):
     assert resolve_checkpoint(run) == run / "instruct"
+    assert "polish is gone" in caplog.text
     assert resolve_checkpoint(str(run / "align")) == run / "align"
     assert resolve_checkpoint(run / "align" / "..").resolve() == run / "instruct"
+
+
+def test_a_stage_that_lost_its_configuration_is_not_passed_over(run):
+    (run / "polish").mkdir()
+    assert "polish has no config.json" in refused(run)
+    (run / "polish" / "model.safetensors").write_bytes(b"cut off")
+    assert "has weights and no config.json" in refused(run / "polish")
 
 
 def refused(path):

@@ -172,6 +172,8 @@ def test_the_resolved_recipe_loads_as_the_same_recipe():
         ("[connector]", "[connector]\n    lora: {r: 2}", "8: stages.align: has a `lora:` block, but `lora` is not"),
         ('["${data}/demo/train.jsonl"]', "[]", "16: stages.instruct.data.train is empty"),
         ("clips: 10}}", "clips: 10}}\nevaluate: 3", "found duplicate key evaluate"),
+        ("  instruct:", "  cache:", "stages: cache is a folder that every run has"),
+        ('["${data}/demo/train.jsonl"]', '["a.jsonl"], temperature: 2', "`temperature` evens several sources out"),
     ],
 )
 def test_a_mistake_is_told_with_its_line_and_the_way_out(before, after, expected):
@@ -190,6 +192,9 @@ def test_every_mistake_is_told_at_once():
         ("stages.align.trainer.max_stps=3", "command line: stages.align.trainer.max_stps is not a setting"),
         ("stages.aling.trainer.max_steps=3", "there is no stage 'aling'; did you mean 'align'?"),
         ("stages.align.trainer.num_train_epochs=0", "must be more than 0, and is 0"),
+        ("stages.align.trainer.learning_rate=-1", "learning_rate must be at least 0, and is -1"),
+        ("stages.align.trainer.per_device_train_batch_size=0", "must be more than 0, and is 0"),
+        ("stages.align.trainer.fp16=true", "fp16 is not set here: `bf16: true`"),
         ("stages.align.trainer.max_steps=0", "must be at least 1 (or -1"),
         ("seed", "command line: 'seed' is not of the form key=value"),
         ("seed=[1", "command line: the value of 'seed=[1' is not YAML"),

@@ -276,6 +276,13 @@ def test_a_broken_file_is_told_with_its_name(tmp_path: Path, name: str, content:
         load_rows(tmp_path / name)
 
 
+def test_a_text_without_a_recording_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.wav", "a.txt", "orphan.txt"):
+        (tmp_path / name).write_text("bark")
+    assert len(load_rows(tmp_path)) == 1
+    assert "1 texts have no recording of their name" in caplog.text and "orphan.txt" in caplog.text
+
+
 def test_a_folder_without_recordings_says_what_to_name(tmp_path: Path) -> None:
     write_lines(tmp_path / "rows.jsonl", [ours()])
     with pytest.raises(RowError, match=r"holds no recording; for files of rows name them, as in .*\*\.jsonl"):

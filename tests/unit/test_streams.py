@@ -169,7 +169,7 @@ def test_a_temperature_mixes_streams_as_it_mixes_rows_in_memory(tmp_path, stream
     paths = [write_jsonl(tmp_path / f"{first}.jsonl", rows(first, count)) for first, count in ((0, 16), (16, 4))]
     sources = [{"path": paths[0], "stream": stream}, {"path": paths[1]}]
     stage = SimpleNamespace(data=DataSettings(train=sources, temperature=temperature))
-    data = StageData.load(SimpleNamespace(data=str(tmp_path), seed=0), stage)
+    data = StageData.load(SimpleNamespace(cache=str(tmp_path), seed=0), stage)
     if stream:
         heard = Counter(number >= 16 for _, number in keys_of(data.mixture, range(1000)))
         found = [heard[False] / 50, heard[True] / 50]
