@@ -121,20 +121,66 @@ def train(
 
 @command
 def prepare(
-    name: Annotated[str | None, typer.Argument(help="The converter, such as demo.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A converter, such as esc50, or a YAML file that maps columns.")
+    ] = None,
     options: Overrides = None,
+    source: Annotated[str | None, typer.Option(help="Folder of the set, or OWNER/NAME on the Hub.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for rows and recordings; data/NAME if not said.")] = None,
+    split: Annotated[str | None, typer.Option(help="One split; all if not said.")] = None,
+    audio: Annotated[
+        str | None, typer.Option(help="paths, embed (Parquet) or flac (16 kHz); auto if not said.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows of the source, of each split.")] = None,
+    num_proc: Annotated[int | None, typer.Option(min=1, help="Processes.")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="This machine's part: 1/8 to 8/8.")] = None,
+    map_: Annotated[
+        str | None, typer.Option("--map", metavar="COLUMNS", help="audio=COLUMN text=COLUMN task=TASK ...")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was made with other options.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show the converters that there are.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --list: all that is known of each.")] = False,
 ) -> None:
     """Make the rows of a data set; without a name, list the data sets."""
-    from audiollm.curation.prepare import catalogue, parse_options
+    from audiollm.curation.catalogue import catalogue, print_catalogue
+    from audiollm.curation.prepare import parse_options
     from audiollm.curation.prepare import prepare as make
 
-    if list_ or name is None:
-        print("\n".join(f"{name:20} {line}" for name, line in catalogue().items()))
-    else:
-        make(name, out or Path("data", name), parse_options(options or []), overwrite=overwrite)
+    what = map_ or name
+    if list_ or what is None:
+        print(json.dumps(catalogue(), indent=2)) if as_json else print_catalogue()
+        return
+    words = [*(options or []), *([name] if map_ and name else [])]
+    given = {"source": source, "split": split, "audio": audio, "limit": limit, "num_proc": num_proc, "shard": shard}
+    said = {key: value for key, value in given.items() if value is not None}
+    make(
+        what,
+        out or Path("data", "mapped" if map_ else Path(what).stem),
+        parse_options(words) | said,
+        overwrite=overwrite,
+    )
+
+
+@command
+def convert(
+    rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows in any format that is read.")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="rows, ms-swift, llama-factory, nvidia, ltu or openai.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; the rows' name with the format in it if not said.")
+    ] = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
+) -> None:
+    """Write rows in the format of another tool."""
+    from audiollm.data.foreign import JSON_LISTS, WRITERS, convert_to
+    from audiollm.data.sources import load_rows
+    from audiollm.models.settings import nearest
+
+    if to not in WRITERS:
+        raise ValueError(f"--to: {to!r} is not a format to write; {nearest(to, WRITERS)}")
+    loaded = load_rows(rows, format=from_)
+    path = out or Path(rows.rstrip("/").rstrip("*.")).with_suffix(f".{to}.{'json' if to in JSON_LISTS else 'jsonl'}")
+    number, problems = convert_to(loaded, to, path)
+    print(f"{path}: {number:,} rows of format {to}" + (f"; left out: {problems.summary()}" if problems.count else ""))
 
 
 @command

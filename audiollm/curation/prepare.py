@@ -1,8 +1,9 @@
 """Runs converters: `audiollm prepare NAME`, and the `prepare:` block of a recipe.
 
-A converter is a module of data_prep/ with NAME, LICENSE, TASKS, DESCRIPTION and `prepare(out, **options) -> Converted`.
-Beside what it writes lies `prepared.json`, which says how it was made: a folder that is complete is not made again, and
-one that was made otherwise is not touched unless that is asked for.
+A converter is a module of data_prep/ that describes a data set (`SET`, see dataset.py) and is run by running.py, or one
+that makes its own sound: NAME, LICENSE, TASKS, DESCRIPTION and `prepare(out, **options) -> Converted`. Beside what it
+writes lies `prepared.json`, which says how it was made: a folder that is complete is not made again, one that was begun
+is gone on with, and one that was made otherwise is not touched unless that is asked for.
 
 Not here: the converters (data_prep/), finding them (resources.py).
 """
@@ -15,7 +16,6 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,17 +23,13 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from audiollm.resources import import_converter, packaged_files
+from audiollm.curation import running
+from audiollm.curation.dataset import Converted
+from audiollm.curation.mapped import is_map, read_map
 
 MANIFEST = "prepared.json"
-
-
-@dataclass(frozen=True)
-class Converted:
-    """What a converter did: rows written to each file, and items left out, by reason."""
-
-    written: Mapping[str, int]
-    dropped: Mapping[str, int] = field(default_factory=dict)
+CHANGES_NOTHING = frozenset(("num_proc", "workers"))
+"""Options that say how fast rows are made, and not which."""
 
 
 def prepare_all(steps: Mapping[str, tuple[str | Path, Mapping[str, Any]]]) -> float:
@@ -54,35 +50,57 @@ def prepare_all(steps: Mapping[str, tuple[str | Path, Mapping[str, Any]]]) -> fl
 def prepare(name: str, out: str | Path, options: Mapping[str, Any], *, overwrite: bool = False) -> float:
     """Make the rows of one data set in a folder, and say so; returns the seconds that it took, now or earlier.
 
+    name: of a converter, or a mapping of columns (mapped.py): a YAML file, or `audio=COLUMN text=COLUMN task=TASK`.
     ValueError for an option that the converter does not have, and for a folder that holds something else.
     """
-    out, converter = Path(out), import_converter(name)
+    spec = read_map(name).model_dump_json() if is_map(name) else name
+    out, converter = Path(out), running.find(spec)
+    name = running.called(converter)
     settings = checked_options(converter, options)
     wanted = {"converter": name, "options": _as_text(settings), "digest": digest(converter, settings)}
-    found = _manifest(out)
+    file = out / manifest_name(settings.get("shard"))
+    found = _manifest(file)
     if _is_done(found, wanted):
         print(f"{name}: {out} is there already ({_in_words(found)})")
         return float(found["seconds"])
-    _make_room(out, found, wanted, overwrite)
-    _write_manifest(out, wanted)
+    _make_room(file, found, wanted, overwrite)
+    _write_manifest(file, wanted)
+    of_others = set(out.iterdir()) if settings.get("shard") else set()
     started = time.monotonic()
-    converted = converter.prepare(out, **settings)
+    converted = _convert(spec, converter, out, settings)
     seconds = round(time.monotonic() - started, 1)
-    made = sorted(path.name for path in out.iterdir() if path.name != MANIFEST)
+    made = sorted(path.name for path in set(out.iterdir()) - of_others - {file})
     figures = {"rows": dict(converted.written), "dropped": dict(converted.dropped), "seconds": seconds, "made": made}
-    _write_manifest(out, wanted | figures)
+    _write_manifest(file, wanted | figures)
     print(f"{name}: {out} made in {seconds:.0f} s ({_in_words(figures)})")
     return seconds
 
 
-def catalogue() -> dict[str, str]:
-    """Converter -> what its first docstring line says of it."""
-    lines = {}
-    for name, path in packaged_files("data_prep").items():
-        source = path / "__init__.py" if path.is_dir() else path
-        text = source.read_text(encoding="utf-8")
-        lines[name] = text.removeprefix('"""').splitlines()[0].removesuffix('"""') if text.startswith('"""') else ""
-    return lines
+def manifest_name(shard: str | None) -> str:
+    """Several machines that share a data set write into one folder: each says what it made."""
+    return f"prepared-{shard.replace('/', '-of-')}.json" if shard else MANIFEST
+
+
+def _convert(spec: str, converter: ModuleType, out: Path, settings: Mapping[str, Any]) -> Converted:
+    if hasattr(converter, "prepare"):
+        made: Converted = converter.prepare(out, **settings)
+        return made
+    own = _keywords(converter.convert)
+    options = {key: value for key, value in settings.items() if key in own}
+    return running.run(spec, out, options, **{key: value for key, value in settings.items() if key not in own})
+
+
+def _keywords(function: Any) -> dict[str, inspect.Parameter]:
+    """The parameters that are given by their names."""
+    parameters = inspect.signature(function, eval_str=True).parameters
+    return {key: each for key, each in parameters.items() if each.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def options_of(converter: ModuleType) -> dict[str, inspect.Parameter]:
+    """The options of a converter."""
+    if hasattr(converter, "prepare"):
+        return dict(list(inspect.signature(converter.prepare).parameters.items())[1:])  # the first is the folder
+    return _keywords(running.run) | _keywords(converter.convert)
 
 
 def parse_options(words: Sequence[str]) -> dict[str, Any]:
@@ -99,7 +117,7 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
 def checked_options(converter: ModuleType, options: Mapping[str, Any]) -> dict[str, Any]:
     """The converter's options with their defaults filled in; ValueError names a wrong one and the nearest right one."""
     name = converter.__name__.rpartition(".")[2]
-    known = dict(list(inspect.signature(converter.prepare).parameters.items())[1:])  # the first is the folder
+    known = options_of(converter)
     settings = {}
     for key in options:
         if key not in known:
@@ -119,10 +137,11 @@ def checked_options(converter: ModuleType, options: Mapping[str, Any]) -> dict[s
 
 def digest(converter: ModuleType, settings: Mapping[str, Any]) -> str:
     """Stands for the converter's source and its options: what it makes changes only if this does."""
-    file = Path(inspect.getfile(converter))
+    file = Path(inspect.getfile(converter.convert if hasattr(converter, "convert") else converter))
     sources = sorted(file.parent.glob("*.py")) if file.name == "__init__.py" else [file]
-    content = [source.read_bytes() for source in sources]
-    content.append(json.dumps(_as_text(settings), sort_keys=True).encode())
+    content = [source.read_bytes() for source in sources] + [getattr(converter, "SPEC", "").encode()]
+    that_matter = {key: value for key, value in settings.items() if key not in CHANGES_NOTHING}
+    content.append(json.dumps(_as_text(that_matter), sort_keys=True).encode())
     return hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
 
 
@@ -131,29 +150,38 @@ def _as_text(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
 
 
-def _manifest(out: Path) -> dict[str, Any]:
-    file = out / MANIFEST
+def _manifest(file: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
     except ValueError:
-        raise ValueError(f"{file} is damaged; remove the folder {out}, and give the command again") from None
+        raise ValueError(f"{file} is damaged; remove the folder {file.parent}, and give the command again") from None
 
 
 def _is_done(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return "seconds" in found and found["digest"] == wanted["digest"]
 
 
-def _make_room(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> None:
-    """Leave a folder that can be written into, or raise ValueError where that would destroy something."""
+def _make_room(file: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> None:
+    """Leave a folder that can be written into, or raise ValueError where that would destroy something.
+
+    What was made in part, and as is wanted now, stays: it is gone on with.
+    """
+    out = file.parent
     ways_out = "remove it, or give another folder"
     again = f"{ways_out}; --overwrite makes it anew"
-    if not found and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    others = [path for path in out.iterdir() if not _is_of_a_shard(path, file)] if out.is_dir() else []
+    if not found and out.exists() and (not out.is_dir() or others):
         raise ValueError(f"{out} is not empty, and nothing says what made it; {ways_out}")
     if "seconds" in found and not overwrite:
         raise ValueError(f"{out} was made {_difference(found, wanted)}; {again}")
-    for name in found.get("made", []):
-        path = out / name
+    half = [] if found.get("digest") == wanted["digest"] else out.glob("parts*")
+    for path in [*(out / name for name in found.get("made", [])), *half]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_of_a_shard(path: Path, file: Path) -> bool:
+    """Whether another machine, which shares the data set with this one, may have made it."""
+    return file.name != MANIFEST and any(path.parent.glob("prepared-*-of-*.json"))
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -165,11 +193,11 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return f"with {', '.join(changed)}" if changed else "by another version of the converter"
 
 
-def _write_manifest(out: Path, content: Mapping[str, Any]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    unfinished = out / f"{MANIFEST}.tmp"
+def _write_manifest(file: Path, content: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.tmp")
     unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(out / MANIFEST)
+    unfinished.replace(file)
 
 
 def _in_words(figures: Mapping[str, Any]) -> str:
@@ -180,8 +208,8 @@ def _in_words(figures: Mapping[str, Any]) -> str:
 
 def _wait_for(name: str, out: Path, options: Mapping[str, Any]) -> float:
     """Wait until another process has made a folder."""
-    converter = import_converter(name)
+    converter = running.find(read_map(name).model_dump_json() if is_map(name) else name)
     wanted = {"digest": digest(converter, checked_options(converter, options))}
-    while not _is_done(found := _manifest(out), wanted):
+    while not _is_done(found := _manifest(out / MANIFEST), wanted):
         time.sleep(1)
     return float(found["seconds"])

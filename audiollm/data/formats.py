@@ -5,6 +5,7 @@ shape only: what it does not know stays beside `messages`. Placeholders such as 
 formats alone, and not in the assistant's words: there they are the format's own way to say where a clip stands.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,12 +16,25 @@ Raw = Mapping[str, Any]
 Converter = Callable[[Raw], dict[str, Any]]
 
 # Columns of tables. The first name of each is the one that decides when a table has several of them.
-AUDIO_COLUMNS = ("audio", "audio_path", "audio_file", "path", "file_name", "filename", "file", "clip", "wav")
+AUDIO_COLUMNS = (
+    "audio",
+    "audio_path",
+    "audio_file",
+    "audio_filepath",
+    "path",
+    "file_name",
+    "filename",
+    "file",
+    "clip",
+    "wav",
+)
 QUESTION_COLUMNS = ("question", "prompt", "instruction", "query", "question_text", "questiontext")
 ANSWER_COLUMNS = ("answer", "response", "output", "caption", "label", "category")
 TRANSCRIPT_COLUMNS = ("transcript", "transcription", "sentence", "text")
 CLIP_COLUMNS = (*TIME_FIELDS, "transcript", "description")  # what may be known about the clip
 RECORDINGS = frozenset((".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".webm", ".aif", ".aiff"))
+CHOICES_COLUMNS = ("choices", "multi_choice")
+DESTA_TAG = "<|AUDIO|>"
 ASK_FOR_WORDS = "Transcribe the speech."
 ASK_FOR_SCENE = "What do you hear?"
 
@@ -106,10 +120,139 @@ def convert_llama_factory(raw: Raw) -> dict[str, Any]:
     return row | _with_clips(raw, turns, raw.get("audios") or raw.get("audio"), tag="<audio>")
 
 
+def as_usual(raw: Raw, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with LLaMA-Factory's usual names, where its entry in dataset_info.json says that it has others.
+
+    `columns`: usual name -> the row's; `tags`: names of roles and texts in a conversation.
+    """
+    columns = entry.get("columns") or {}
+    if entry.get("formatting", "alpaca") == "alpaca":
+        usual = {"prompt": "instruction", "query": "input", "response": "output"}
+        named = {name: raw.get(columns.get(name, own)) for name, own in usual.items()}
+        asked = "\n".join(str(text) for text in (named["prompt"], named["query"]) if not _is_blank(text))
+        rest = {
+            name: raw[columns.get(name, name)]
+            for name in ("system", "history", "audios")
+            if columns.get(name, name) in raw
+        }
+        return rest | {"query": asked, "response": named["response"]}
+    tags = {
+        "role_tag": "from",
+        "content_tag": "value",
+        "user_tag": "human",
+        "assistant_tag": "gpt",
+        "system_tag": "system",
+    }
+    tags |= entry.get("tags") or {}
+    roles = {tags["user_tag"]: "human", tags["assistant_tag"]: "gpt", tags["system_tag"]: "system"}
+    turns = []
+    for turn in _as_list(raw.get(columns.get("messages", "conversations"))):
+        role = turn.get(tags["role_tag"]) if isinstance(turn, Mapping) else None
+        said = turn.get(tags["content_tag"]) if isinstance(turn, Mapping) else turn
+        turns.append({"from": roles.get(str(role), role), "value": said})
+    rest = {name: raw[columns.get(name, name)] for name in ("system", "audios") if columns.get(name, name) in raw}
+    return rest | {"conversations": turns}
+
+
 def convert_nvidia(raw: Raw) -> dict[str, Any]:
     """`conversations` with `from` and `value`; `<sound>` in the texts and `sound`, a path or several, beside them."""
     turns = _sharegpt_turns(raw.get("conversations"), "conversations")
     return _without(raw, "conversations", "sound") | _with_clips(raw, turns, raw.get("sound"), tag="<sound>")
+
+
+def convert_ltu(raw: Raw) -> dict[str, Any]:
+    """LTU's and GAMA's: `instruction`, perhaps `input`, `audio_id` (a path), `output`; `dataset` it is from."""
+    _require(raw, "instruction", "audio_id", "output")
+    asked = [text for text in (raw["instruction"], raw.get("input")) if not _is_blank(text)]
+    row = _without(raw, "instruction", "input", "audio_id", "output", "dataset")
+    known = {"source": raw.get("dataset"), "source_id": raw["audio_id"] if isinstance(raw["audio_id"], str) else None}
+    return known | row | _asked(raw["audio_id"], "\n".join(map(str, asked)), raw["output"])
+
+
+def convert_salmonn(raw: Raw) -> dict[str, Any]:
+    """SALMONN's annotations: `path` and perhaps `expand_wav` (heard after it), `text`, `task`, `Q` for a question."""
+    _require(raw, "path", "text")
+    clips = [{"type": "audio", "audio": path} for path in (raw["path"], *_as_list(raw.get("expand_wav")))]
+    is_asr = raw.get("task") == "asr" and not raw.get("expand_wav")
+    if is_asr:
+        clips[0]["transcript"] = raw["text"]
+    ask = raw.get("Q") or (ASK_FOR_WORDS if raw.get("task") == "asr" else ASK_FOR_SCENE)
+    turns = [{"role": "user", "content": [*clips, _text(ask)]}, _turn("assistant", raw["text"])]
+    return _without(raw, "path", "expand_wav", "text", "Q") | {"messages": turns}
+
+
+def convert_desta(raw: Raw) -> dict[str, Any]:
+    """DeSTA's: `<|AUDIO|>` in the texts, `audios` with `audio` and `text` (what is said) in each message."""
+    messages = []
+    for turn in _messages_of(raw):
+        named = _as_list(turn.get("audios")) if isinstance(turn, Mapping) else []
+        clips = [
+            {"type": "audio", "audio": one.get("audio")} | ({"transcript": one["text"]} if one.get("text") else {})
+            for one in named
+            if isinstance(one, Mapping)
+        ]
+        if raw.get("seed_description") and len(clips) == 1:
+            clips[0]["description"] = raw["seed_description"]
+        bare = _without(turn, "audios") if isinstance(turn, Mapping) else turn
+        num_tags = bare["content"].count(DESTA_TAG) if _may_hold_clips(bare) else 0
+        if num_tags != len(clips):
+            raise RowError("", "audios", f"a text has {num_tags} {DESTA_TAG} and its message {len(clips)} audios")
+        messages.append(_split(bare, DESTA_TAG, iter(clips)) if clips else bare)
+    row = _without(raw, "messages", "seed_description", "prompt", "response", "dataset")
+    return {"source": raw.get("dataset")} | row | {"messages": messages}
+
+
+def convert_sift(raw: Raw) -> dict[str, Any]:
+    """SIFT's: parts without a `type`, with `text` or `audio_path`; `data_source` is where it is from."""
+    messages = []
+    for turn in _messages_of(raw):
+        parts: list[Any] = []
+        for part in _parts(turn):
+            if not isinstance(part, Mapping):
+                raise RowError("", "messages", "a part is an object with `text` or `audio_path`")
+            if not _is_blank(part.get("audio_path")):
+                parts.append({"type": "audio", "audio": part["audio_path"]})
+            if not _is_blank(part.get("text")):
+                parts.append(_text(part["text"]))
+        messages.append({**turn, "content": parts} if isinstance(turn, Mapping) else turn)
+    known = {"source": raw.get("data_source"), "source_id": raw.get("id")}
+    return known | _without(raw, "messages", "data_source") | {"messages": messages}
+
+
+def convert_openai(raw: Raw) -> dict[str, Any]:
+    """OpenAI's: parts of type `input_audio` with sound in base64, and of type `text`."""
+    messages = [
+        {**turn, "content": [_of_openai(part) for part in _parts(turn)]} if _parts(turn) else turn
+        for turn in _messages_of(raw)
+    ]
+    return dict(raw) | {"messages": messages}
+
+
+def convert_mcq(raw: Raw) -> dict[str, Any]:
+    """Multiple choice: `question`, `choices` or `multi_choice`, `answer` as text, number from 0, or letter."""
+    names = {_plain(name): name for name in raw}
+    asked, audio = _column(names, QUESTION_COLUMNS), _column(names, AUDIO_COLUMNS)
+    key = next((names[name] for name in CHOICES_COLUMNS if name in names), None)
+    if not asked or not audio or not key:
+        raise RowError("", "", "a multiple choice needs columns for the audio, the question, choices and the answer")
+    choices = _listed(raw[key], key)
+    right = _chosen(raw.get("answer"), choices)
+    question = raw[asked]
+    if isinstance(question, str) and not all(choice in question for choice in choices):
+        question = f"{question.rstrip()}\nChoose one of: {'; '.join(choices)}"
+    row = _without(raw, asked, audio, key, "answer") | {"choices": choices, "answer": right}
+    return row | _asked(raw[audio], question, right)
+
+
+def convert_audiollms(raw: Raw) -> dict[str, Any]:
+    """The mirrors of AudioBench: `context` (sound), `instruction`, `answer`, perhaps `choices`."""
+    _require(raw, "context", "instruction", "answer")
+    names = {"context": "audio", "instruction": "question"}
+    given = {names.get(name, name): value for name, value in raw.items() if name != "other_attributes"}
+    if given.get("choices"):
+        return convert_mcq(given)
+    row = _without(given, "audio", "question", "answer", "choices")
+    return row | _asked(given["audio"], given["question"], given["answer"])
 
 
 def convert_table(raw: Raw, question: str | None = None) -> dict[str, Any]:
@@ -139,24 +282,131 @@ def convert_table(raw: Raw, question: str | None = None) -> dict[str, Any]:
     return row | {"messages": [{"role": "user", "content": [clip, _text(ask)]}, _turn("assistant", words)]}
 
 
+def _asked(audio: Any, question: Any, answer: Any) -> dict[str, Any]:
+    """A question about one clip, and its answer."""
+    clip = {"type": "audio", "audio": audio}
+    words = str(answer) if type(answer) in (int, float) else answer
+    return {"messages": [{"role": "user", "content": [clip, _text(question)]}, _turn("assistant", words)]}
+
+
+def _require(raw: Raw, *names: str) -> None:
+    missing = [name for name in names if _is_blank(raw.get(name))]
+    if missing:
+        raise RowError("", missing[0], "is missing or empty")
+
+
+def _messages_of(raw: Raw) -> list[Any]:
+    messages = raw.get("messages")
+    if not isinstance(messages, list):
+        raise RowError("", "messages", "must be a list of messages")
+    return messages
+
+
+def _of_openai(part: Any) -> Any:
+    if not isinstance(part, Mapping) or part.get("type") != "input_audio":
+        return part
+    given = part.get("input_audio")
+    if not isinstance(given, Mapping) or not isinstance(given.get("data"), str):
+        raise RowError("", "input_audio", "has no `data`, the sound in base64")
+    data = given["data"]
+    return {"type": "audio", "audio": data if data.startswith("data:") else f"data:audio;base64,{data}"}
+
+
+def _listed(value: Any, name: str) -> list[str]:
+    """Options as a list; some sets have it as JSON text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise RowError("", name, "must be a list of options, or one as JSON text") from None
+    if (
+        not isinstance(value, (list, tuple))
+        or not value
+        or not all(isinstance(one, (str, int, float)) for one in value)
+    ):
+        raise RowError("", name, "must be a list of options")
+    return [str(one) for one in value]
+
+
+def _chosen(answer: Any, choices: Sequence[str]) -> str:
+    """The right option, given as its text, its number from 0, or its letter."""
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
+        return choices[answer]
+    if isinstance(answer, str):
+        if answer in choices:
+            return answer
+        letter = answer.strip().strip("().").upper()
+        if len(letter) == 1 and 0 <= ord(letter) - ord("A") < len(choices):
+            return choices[ord(letter) - ord("A")]
+    raise RowError("", "answer", f"{answer!r} is not among the choices; write the right one in the same words")
+
+
+def _is_desta(raw: Raw) -> bool:
+    return _any_message(raw, lambda message: isinstance(message.get("audios"), list))
+
+
+def _is_sift(raw: Raw) -> bool:
+    return _any_part(raw, lambda part: "type" not in part and ("audio_path" in part or "text" in part))
+
+
+def _is_openai(raw: Raw) -> bool:
+    return _any_part(raw, lambda part: part.get("type") == "input_audio")
+
+
+def _any_message(raw: Raw, fits: Callable[[Raw], bool]) -> bool:
+    messages = raw.get("messages")
+    return isinstance(messages, list) and any(isinstance(one, Mapping) and fits(one) for one in messages)
+
+
+def _any_part(raw: Raw, fits: Callable[[Raw], bool]) -> bool:
+    return _any_message(raw, lambda message: any(isinstance(part, Mapping) and fits(part) for part in _parts(message)))
+
+
+def _is_mcq(raw: Raw) -> bool:
+    if "messages" in raw or "conversations" in raw:
+        return False
+    names = set(map(_plain, raw))
+    return bool(
+        names & set(CHOICES_COLUMNS) and "answer" in names
+        and _columns(names, AUDIO_COLUMNS) and _columns(names, QUESTION_COLUMNS)
+    )  # fmt: skip
+
+
 def _is_ms_swift(raw: Raw) -> bool:
     if "messages" not in raw:
         return "query" in raw and "response" in raw and not _columns(map(_plain, raw), AUDIO_COLUMNS)
-    return bool(raw.get("audios") or raw.get("audio")) and not _has_parts(raw["messages"])
+    return bool(raw.get("audios") or raw.get("audio")) and not _has_parts(raw["messages"]) and not _is_desta(raw)
 
 
 def _is_table(raw: Raw) -> bool:
-    if "messages" in raw or "conversations" in raw:
+    if "messages" in raw or "conversations" in raw or _is_mcq(raw) or _is_salmonn(raw):
         return False
     names = set(map(_plain, raw))
     return bool(_columns(names, AUDIO_COLUMNS) and _columns(names, ANSWER_COLUMNS + TRANSCRIPT_COLUMNS))
 
 
+def _is_ours(raw: Raw) -> bool:
+    return "messages" in raw and not any(
+        is_theirs(raw) for is_theirs in (_is_ms_swift, _is_desta, _is_sift, _is_openai)
+    )
+
+
+def _is_salmonn(raw: Raw) -> bool:
+    return {"path", "text", "task"} <= raw.keys() and ("Q" in raw or "expand_wav" in raw)
+
+
 FORMATS: dict[str, Format] = {
-    "rows": Format(lambda raw: "messages" in raw and not _is_ms_swift(raw), convert_rows),
+    "rows": Format(_is_ours, convert_rows),
     "ms-swift": Format(_is_ms_swift, convert_ms_swift),
     "llama-factory": Format(lambda raw: "conversations" in raw and "sound" not in raw, convert_llama_factory),
     "nvidia": Format(lambda raw: "conversations" in raw and "sound" in raw, convert_nvidia),
+    "ltu": Format(lambda raw: {"instruction", "audio_id", "output"} <= raw.keys(), convert_ltu),
+    "salmonn": Format(_is_salmonn, convert_salmonn),
+    "desta": Format(_is_desta, convert_desta),
+    "sift": Format(_is_sift, convert_sift),
+    "openai": Format(_is_openai, convert_openai),
+    "mcq": Format(_is_mcq, convert_mcq),
+    "audiollms": Format(lambda raw: {"context", "instruction", "answer"} <= raw.keys(), convert_audiollms),
     "table": Format(_is_table, convert_table),
 }
 
@@ -177,7 +427,7 @@ def converter(name: str, question: str | None = None) -> Converter:
 def with_recording(raw: Raw, audio: bytes) -> dict[str, Any]:
     """A row of any format with this sound in place of each clip that it names; of one clip, where it names none."""
     messages = raw.get("messages")
-    columns = [name for name in raw if _plain(name) in AUDIO_COLUMNS]
+    columns = [name for name in raw if _plain(name) in (*AUDIO_COLUMNS, "audio_id", "context")]
     if isinstance(messages, list) and _has_parts(messages):
         places = sum(_is_clip(part) for message in messages for part in _parts(message))
         silent = [

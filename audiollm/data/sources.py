@@ -22,7 +22,7 @@ import pyarrow
 from pyarrow import parquet
 
 from audiollm.conversation import Row, RowError, parse_row
-from audiollm.data.formats import RECORDINGS, Converter, Raw, converter, detect_all
+from audiollm.data.formats import RECORDINGS, Converter, Raw, as_usual, converter, detect_all
 from audiollm.data.hub import PREFIX, HubDataset
 from audiollm.data.shards import read_keys, refuse_compressed
 
@@ -39,6 +39,7 @@ class Opened(NamedTuple):
     placed: Placed
 
 
+LISTED = "dataset_info.json"
 WILDCARDS = frozenset("*?[")
 NUM_EXAMPLES = 20
 DETECT_ROWS = 1000  # rows that tell the format of a file
@@ -208,7 +209,7 @@ def _open(source: Any) -> Iterator[Opened]:
         yield Opened(str(hub), None, read_dataset(hub.load(), hub.path))
     elif isinstance(source, (str, os.PathLike)):
         for path in paths_of(os.path.expanduser(source)):
-            yield _open_path(path)
+            yield from open_listed(path) if path.name == LISTED else [_open_path(path)]
     elif isinstance(source, Mapping):
         raise RowError(
             "", "", "one object is not a list of rows; take a split of it (dataset['train']) or put it in a list"
@@ -242,6 +243,30 @@ def paths_of(pattern: str) -> list[Path]:
     if not found:
         raise RowError(pattern, "", "no file matches; the pattern counts from the working folder")
     return [Path(path) for path in found]
+
+
+def open_listed(info: Path) -> Iterator[Opened]:
+    """The files of LLaMA-Factory's dataset_info.json, their rows with its usual names of columns, roles and tags."""
+    try:
+        listed = json.loads(info.read_bytes())
+    except ValueError as error:
+        raise RowError(
+            str(info), "", f"broken JSON ({error}); write an object with an entry for each data set"
+        ) from None
+    if not isinstance(listed, Mapping) or not listed:
+        raise RowError(str(info), "", "lists no data set; write an object with an entry for each")
+    for name, entry in listed.items():
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("file_name"), str):
+            cause = "has no `file_name`; download what it names, and write its file there"
+            raise RowError(str(info), name, cause)
+        path = info.parent / entry["file_name"]
+        if not path.resolve().is_relative_to(info.parent.resolve()):
+            raise RowError(str(info), name, f"{entry['file_name']} leads out of the folder; put the file into it")
+        if not path.is_file():
+            raise RowError(str(info), name, f"there is no file {path}")
+        opened = _open_path(path)
+        placed = ((at, raw if isinstance(raw, RowError) else as_usual(raw, entry)) for at, raw in opened.placed)
+        yield opened._replace(placed=placed)
 
 
 def _open_path(path: Path) -> Opened:

@@ -20,7 +20,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
 from audiollm.conversation import write_rows
-from audiollm.curation.prepare import Converted
+from audiollm.curation.dataset import Converted
 from data_prep.demo.phrasings import AUXILIARY, OTHER_PHRASINGS, PHRASINGS, TASKS, Phrasings
 from data_prep.demo.questions import Asker
 from data_prep.demo.render import write_clip

@@ -23,7 +23,7 @@ ALLOWED = {
     "recipe": {"recipe_files", "recipe_trainer", "models", "conversation"},
     "training": {"recipe", "recipe_trainer", "models", "data", "audio", "conversation"},
     "report": {"audio", "conversation"},
-    "curation": {"resources", "data", "inference", "report", "audio", "conversation"},
+    "curation": {"resources", "models", "data", "inference", "report", "audio", "conversation"},
     "evaluation": {"inference", "data", "report", "audio", "conversation", "recipe"},
     "chat": {"inference", "audio", "conversation"},
     "serving": {"chat", "inference", "audio", "conversation"},
@@ -69,9 +69,9 @@ def test_nothing_is_imported_relatively():
         assert not relative, path
 
 
-def test_recipes_see_only_the_settings_of_the_models():
+def test_recipes_and_curation_see_only_the_settings_of_the_models():
     for path, tree in modules("audiollm"):
-        if room_of(path).startswith("recipe"):
+        if room_of(path).startswith(("recipe", "curation")):
             models = {name for name in imported(tree) if name.startswith("audiollm.models")}
             assert models <= MODELS_SETTINGS, path
 

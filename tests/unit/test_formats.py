@@ -32,11 +32,57 @@ NVIDIA: dict[str, Any] = {
     "conversations": [{"from": "human", "value": "<sound>\nWho?"}, {"from": "gpt", "value": "Birds."}],
 }
 TABLE: dict[str, Any] = {"audio": "a.wav", "question": "Who?", "answer": "Birds."}
+LTU: dict[str, Any] = {
+    "instruction": "Who?",
+    "input": "",
+    "audio_id": "a.wav",
+    "dataset": "as",
+    "task": "open",
+    "output": "Birds.",
+}
+SALMONN: dict[str, Any] = {"path": "a.wav", "text": "Birds.", "task": "QA", "Q": "Who?"}
+DESTA: dict[str, Any] = {
+    "id": "a.wav", "dataset": "x", "seed_description": None, "prompt": "Who?", "response": "Birds.",
+    "messages": [
+        {"role": "user", "content": "<|AUDIO|>\nWho?", "audios": [{"audio": "a.wav", "text": None}]},
+        {"role": "assistant", "content": "Birds."},
+    ],
+}  # fmt: skip
+SIFT: dict[str, Any] = {
+    "id": "17", "task": "closed_ended", "data_source": "mls",
+    "messages": [
+        {"role": "user", "content": [{"text": None, "audio_path": "a.wav"}, {"text": "Who?", "audio_path": None}]},
+        {"role": "assistant", "content": [{"text": "Birds.", "audio_path": None}]},
+    ],
+}  # fmt: skip
+OPENAI: dict[str, Any] = {
+    "messages": [
+        {"role": "user", "content": [
+            {"type": "input_audio", "input_audio": {"data": "c291bmQ=", "format": "wav"}},
+            {"type": "text", "text": "Who?"},
+        ]},
+        {"role": "assistant", "content": "Birds."},
+    ],
+}  # fmt: skip
+MCQ: dict[str, Any] = {
+    "audio_path": "a.wav",
+    "question_text": "Who?",
+    "multi_choice": ["Birds.", "Cars."],
+    "answer": "A",
+}
+AUDIOLLMS: dict[str, Any] = {"context": "a.wav", "instruction": "Who?", "answer": "Birds.", "other_attributes": {}}
 SHAPES: dict[str, dict[str, Any]] = {
     "rows": OURS,
     "ms-swift": SWIFT,
     "llama-factory": FACTORY,
     "nvidia": NVIDIA,
+    "ltu": LTU,
+    "salmonn": SALMONN,
+    "desta": DESTA,
+    "sift": SIFT,
+    "openai": OPENAI,
+    "mcq": MCQ,
+    "audiollms": AUDIOLLMS,
     "table": TABLE,
 }
 
@@ -53,7 +99,10 @@ def two_turns(first: str, second: str, *audios: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", FORMATS)
 def test_each_shape_is_recognised_and_means_the_same_row(name: str) -> None:
     assert detect(SHAPES[name]) == name
-    assert converted(SHAPES[name]).messages == parse_row(OURS).messages
+    row, ours = converted(SHAPES[name]), parse_row(OURS)
+    assert (row.target, row.clips[0].audio) == (ours.target, b"sound" if name == "openai" else "a.wav")
+    assert row.question == ("Who?\nChoose one of: Birds.; Cars." if name == "mcq" else "Who?")
+    assert len(row.messages) == 2 and len(row.messages[0].content) == 2
 
 
 def test_the_query_form_of_ms_swift_means_the_same_row() -> None:
@@ -214,8 +263,29 @@ def test_an_empty_question_in_a_table_is_refused() -> None:
 def test_the_answer_to_a_choice_is_one_of_the_choices() -> None:
     row = converted(TABLE | {"choices": ["Birds.", "Cars."]})
     assert (row.choices, row.answer) == (("Birds.", "Cars."), "Birds.")
-    with pytest.raises(RowError, match="answer: '1' is not among the choices"):
-        converted(TABLE | {"choices": ["Birds.", "Cars."], "answer": 1})
+    for right in ("Cars.", 1, "B", "(b)", "B."):
+        assert converted(MCQ | {"answer": right}).answer == "Cars."
+    assert converted(MCQ | {"multi_choice": '["Birds.", "Cars."]'}).choices == ("Birds.", "Cars.")
+    assert converted(MCQ | {"question_text": "Birds. or Cars.?"}).question == "Birds. or Cars.?"
+    for wrong in ("Dogs.", 2, "C", -1, None, True):
+        with pytest.raises(RowError, match=r"answer: .* is not among the choices"):
+            converted(MCQ | {"answer": wrong})
+
+
+def test_what_foreign_rows_know_about_a_recording_is_kept() -> None:
+    ltu = converted(LTU | {"input": "Say it in one word."})
+    assert ltu.question == "Who?\nSay it in one word." and (ltu.source, ltu.source_id) == ("as", "a.wav")
+    heard = converted(SALMONN | {"task": "asr", "Q": None, "expand_wav": []})
+    assert heard.question == ASK_FOR_WORDS and heard.clips[0].transcript == "Birds."
+    assert [clip.audio for clip in converted(SALMONN | {"expand_wav": ["b.wav"]}).clips] == ["a.wav", "b.wav"]
+    audios = [{"audio": "a.wav", "text": "tweet"}]
+    told = DESTA["messages"][0] | {"audios": audios}
+    desta = converted(DESTA | {"seed_description": "a bird", "messages": [told, DESTA["messages"][1]]})
+    assert (desta.clips[0].transcript, desta.clips[0].description, desta.source) == ("tweet", "a bird", "x")
+    assert converted(SIFT).source == "mls"
+    assert converted({"audio_filepath": "a.wav", "duration": 2.5, "text": "hello"}).clips[0].duration == 2.5
+    with pytest.raises(RowError, match=r"audios: a text has 1 <\|AUDIO\|> and its message 2 audios"):
+        converted(DESTA | {"messages": [told | {"audios": audios * 2}, DESTA["messages"][1]]})
 
 
 @pytest.mark.parametrize("raw", [{}, {"question": "Who?", "answer": "Birds."}, {"foo": 1}])
@@ -256,6 +326,19 @@ def test_a_row_of_another_format_is_read_or_refused_in_words() -> None:
 def test_broken_rows_are_refused_in_words_in_every_format() -> None:
     broken: list[Any] = [None, 3, "text", [], [3], {}, [{}], [{"role": "user"}], [{"from": "human"}], [["a"]]]
     for name, raw in SHAPES.items():
-        for key in ("messages", "conversations", "audios", "history", "query", "audio", "answer", "sound", "question"):
+        for key in (
+            "messages",
+            "conversations",
+            "audios",
+            "history",
+            "query",
+            "audio",
+            "answer",
+            "sound",
+            "question",
+            "context",
+            "choices",
+            "path",
+        ):
             for value in broken:
                 assert is_read_or_refused(raw | {key: value}, name), (name, key, value)

@@ -7,7 +7,9 @@ from types import ModuleType
 import pytest
 
 from audiollm.curation import prepare as runner
-from audiollm.curation.prepare import Converted, parse_options, prepare, prepare_all
+from audiollm.curation import running
+from audiollm.curation.dataset import Converted
+from audiollm.curation.prepare import parse_options, prepare, prepare_all
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def converter(tmp_path, monkeypatch) -> ModuleType:
         return Converted({"rows.jsonl": lines}, {"broken": 1})
 
     module.prepare = convert
-    monkeypatch.setattr(runner, "import_converter", lambda name: module)
+    monkeypatch.setattr(running, "import_converter", lambda name: module)
     return module
 
 

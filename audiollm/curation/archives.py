@@ -1,0 +1,118 @@
+"""An original archive, unpacked in a folder: its tables and lists, for a converter's `read`.
+
+What cannot be read in them is kept in `bad`, and counted with what is left out. A name in a table never leads out of
+the folder. Not here: the hub's Parquet files (origins.py), what is made of rows (running.py).
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from audiollm.conversation import RowError
+
+Placed = Iterator[tuple[str, dict[str, Any]]]
+
+
+class NoSuchSplit(ValueError):
+    """A source lacks the files of one split; others may be there."""
+
+
+class UnquotedDialect(csv.excel):
+    """Quotes are characters like any other."""
+
+    quoting = csv.QUOTE_NONE
+
+
+class Archive:
+    """A folder with what an archive holds; `original` says in words what is expected there."""
+
+    def __init__(self, folder: Path, original: str) -> None:
+        self.folder, self.original = folder, original
+        self.bad: list[RowError] = []
+
+    def find(self, *patterns: str) -> Path:
+        """The first file or folder that fits one of the patterns; ValueError says what should be there."""
+        for pattern in patterns:
+            if found := sorted(self.folder.glob(pattern)):
+                return found[0]
+        names = ", ".join(sorted(path.name for path in self.folder.iterdir())[:8]) or "nothing"
+        raise NoSuchSplit(f"{self.folder} has no {' or '.join(patterns)} (it has {names}); it takes {self.original}")
+
+    def find_all(self, *patterns: str) -> list[Path]:
+        """All that fit one of the patterns, in order."""
+        self.find(*patterns)
+        return sorted({path for pattern in patterns for path in self.folder.glob(pattern)})
+
+    def recording(self, *parts: str) -> Path | None:
+        """The path of a recording that a table names; None where the name leads out of the folder."""
+        path = self.folder.joinpath(*map(str, parts))
+        return path if path.resolve().is_relative_to(self.folder.resolve()) else None
+
+    def table(
+        self,
+        *patterns: str,
+        encoding: str = "utf-8-sig",
+        delimiter: str = ",",
+        header: Sequence[str] | None = None,
+        quotes: bool = True,
+    ) -> Placed:
+        """The rows of a table by its header, or by the one given here where the file has none."""
+        path = self.find(*patterns)
+        with path.open(encoding=encoding, errors="replace", newline="") as file:
+            kind = csv.excel if quotes else UnquotedDialect
+            reader = csv.DictReader(file, header, delimiter=delimiter, dialect=kind)
+            for row in reader:
+                place = f"{path}:{reader.line_num}"
+                if None in row or None in row.values():
+                    self.bad.append(RowError(place, "", "has more or fewer cells than the header"))
+                else:
+                    yield place, row
+
+    def lines(self, path: Path) -> Iterator[tuple[str, str]]:
+        """The lines of a text that have something in them."""
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path}:{number}", line.strip()
+
+    def list(self, *patterns: str, key: str | None = None) -> Placed:
+        """The objects of a JSON list, of the list under `key`, of the values of one object, or of JSON lines."""
+        path = self.find(*patterns)
+        if path.suffix == ".jsonl" or _is_lines(path):
+            yield from self._lines(path)
+            return
+        try:
+            data = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path}: broken JSON ({error}); unpack or download it again") from None
+        rows = data.get(key) if key and isinstance(data, Mapping) else data
+        if isinstance(rows, Mapping):
+            rows = [{"key": name, **row} for name, row in rows.items() if isinstance(row, Mapping)]
+        if not isinstance(rows, list):
+            raise ValueError(f"{path} holds no list{f' under {key!r}' if key else ''}; it takes {self.original}")
+        for number, row in enumerate(rows, start=1):
+            if isinstance(row, Mapping):
+                yield f"{path}:{number}", dict(row)
+            else:
+                self.bad.append(RowError(f"{path}:{number}", "", f"is not an object but {type(row).__name__}"))
+
+    def _lines(self, path: Path) -> Placed:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = json.loads(line) if line.strip() else None
+                except ValueError as error:
+                    self.bad.append(RowError(f"{path}:{number}", "", f"broken JSON ({error})"))
+                    continue
+                if isinstance(row, Mapping):
+                    yield f"{path}:{number}", dict(row)
+                elif row is not None:
+                    self.bad.append(RowError(f"{path}:{number}", "", "is not an object"))
+
+
+def _is_lines(path: Path) -> bool:
+    """Whether a JSON file holds an object a line, and more than one."""
+    with path.open("rb") as file:
+        return file.readline().rstrip().endswith(b"}") and file.readline().lstrip().startswith(b"{")

@@ -1,0 +1,242 @@
+"""Where the rows of a data set come from: Parquet files of the hub or on disk, or an original archive.
+
+Both come as chunks, which workers convert one by one, and machines by turns (`--shard i/n`). What a chunk holds depends
+on the source and on `rows_a_chunk` alone, so that what was converted before a stop is right after it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow
+from pyarrow import parquet
+
+from audiollm.conversation import RowError
+from audiollm.curation.archives import Archive, NoSuchSplit
+from audiollm.curation.dataset import DataSet
+from audiollm.data.hub import PREFIX, HubDataset, RemoteFile
+from audiollm.data.sources import features_of, with_class_names
+
+CHUNK_BYTES = 500 * 2**20
+ROWS_AT_ONCE = 32
+
+Placed = tuple[str, dict[str, Any]]
+Read = Callable[[Archive, str], Iterator[Placed]]
+
+
+class Chunk(NamedTuple):
+    """Rows that one worker converts: themselves, or where they stand in a Parquet file."""
+
+    split: str
+    number: int
+    first: int  # the number of its first row in the split
+    rows: Sequence[Placed] | None = None
+    file: Path | RemoteFile | None = None
+    groups: Sequence[int] = ()
+    first_in_file: int = 0
+    together: Mapping[int, list[Any]] | None = None  # number of the row that stays -> what is gathered
+    limit: int | None = None
+
+
+class Origin(Protocol):
+    """One split of a source."""
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All of it."""
+
+    def bad(self) -> list[RowError]:
+        """What could not be read, once all chunks were given."""
+
+
+def open_origin(
+    name: str, dataset: DataSet, read: Read | None, source: str | None, split: str,
+    *, config: str | None, revision: str | None, limit: int | None, rows_a_chunk: int,
+) -> Origin:  # fmt: skip
+    """A split of a source: a folder with an original archive or with Parquet files, or a data set of the hub."""
+    folder = Path(source).expanduser() if source else None
+    if folder and folder.is_dir() and not any(folder.rglob("*.parquet")):
+        if read is None:
+            raise ValueError(f"{folder} holds no Parquet file, and {name} reads nothing else; {_where(dataset)}")
+        return ArchiveOrigin(name, dataset, read, folder, split, limit, rows_a_chunk)
+    if source and not (folder and folder.is_dir()) and not _may_be_of_the_hub(source):
+        raise ValueError(f"there is no folder {source}; {_where(dataset)}")
+    if source is None and dataset.hub is None:
+        raise ValueError(f"{name} needs --source: {_where(dataset)}")
+    path = str(folder.resolve()) if folder and folder.is_dir() else (source or dataset.hub or "")
+    parts = [
+        HubDataset(PREFIX + path.removeprefix(PREFIX), config, one, revision, True) for one in dataset.splits[split]
+    ]
+    return ParquetOrigin(name, dataset, parts, split, limit)
+
+
+class ArchiveOrigin:
+    """What `read` of a converter gives of a folder."""
+
+    def __init__(
+        self, name: str, dataset: DataSet, read: Read, folder: Path, split: str, limit: int | None, rows_a_chunk: int
+    ) -> None:
+        self.name, self.dataset, self.read, self.split = name, dataset, read, split
+        self.archive = Archive(folder, dataset.original)
+        self.limit, self.rows_a_chunk = limit, rows_a_chunk
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Equal numbers of rows; rows that are gathered are one."""
+        placed = islice(self._placed(), self.limit)
+        number = 0
+        for index, rows in enumerate(iter(lambda: list(islice(placed, self.rows_a_chunk)), [])):
+            if not index:
+                check_columns(self.archive.folder, self.dataset, rows[0][1], self.name)
+            yield Chunk(self.split, index, number, rows=rows)
+            number += len(rows)
+
+    def bad(self) -> list[RowError]:
+        """Lines of tables that are none."""
+        return self.archive.bad
+
+    def _placed(self) -> Iterator[Placed]:
+        placed = self.read(self.archive, self.split)
+        if not self.dataset.group_by:
+            return placed
+        return gathered(placed, self.dataset)
+
+
+def gathered(placed: Iterator[Placed], dataset: DataSet) -> Iterator[Placed]:
+    """The first row of each clip, with a list of what all of them hold in the column `together`."""
+    first: dict[tuple[Any, ...], Placed] = {}
+    for place, row in placed:
+        key = key_of(row, dataset)
+        if key in first:
+            first[key][1][dataset.together].append(row[dataset.together])
+        else:
+            first[key] = place, row | {dataset.together: [row[dataset.together]]}
+    return iter(first.values())
+
+
+def key_of(row: Mapping[str, Any], dataset: DataSet) -> tuple[Any, ...]:
+    """What rows of one clip have in common."""
+    return tuple(row[name] for name in dataset.group_by)
+
+
+class ParquetOrigin:
+    """Parquet files, on disk or on the hub, read where they lie: row groups in a row until they are 500 MB."""
+
+    def __init__(self, name: str, dataset: DataSet, parts: Sequence[HubDataset], split: str, limit: int | None) -> None:
+        self.name, self.dataset, self.parts, self.split, self.limit = name, dataset, parts, split, limit
+
+    def files(self) -> list[Path | RemoteFile]:
+        """Those of all parts that the source has; NoSuchSplit where it has none."""
+        found: list[Path | RemoteFile] = []
+        lacking: RowError | None = None
+        for part in self.parts:
+            try:
+                found += part.files()
+            except RowError as error:
+                if "has no split" not in error.cause:
+                    raise
+                lacking = error
+        if not found:
+            raise NoSuchSplit(str(lacking))
+        return found
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Runs of row groups of one file."""
+        files = self.files()
+        together = self._together(files) if self.dataset.group_by else None
+        index, number = 0, 0
+        for file in files:
+            before = number
+            with opened(file) as source:
+                check_columns(self.parts[0].name, self.dataset, source.schema_arrow.names, self.name)
+                for groups, rows in runs(source):
+                    left = None if self.limit is None else self.limit - number
+                    if left is not None and left <= 0:
+                        return
+                    mine = together and {at: kept for at, kept in together.items() if number <= at < number + rows}
+                    yield Chunk(self.split, index, number, None, file, groups, number - before, mine, left)
+                    index, number = index + 1, number + rows
+
+    def bad(self) -> list[RowError]:
+        """Nothing: a Parquet file is whole or not at all."""
+        return []
+
+    def _together(self, files: Sequence[Path | RemoteFile]) -> dict[int, list[Any]]:
+        """The number of the first row of each clip -> what all rows of it hold; sound is not read for it."""
+        first: dict[tuple[Any, ...], int] = {}
+        found: dict[int, list[Any]] = {}
+        assert self.dataset.together
+        number = 0
+        for file in files:
+            with opened(file) as source:
+                check_columns(self.parts[0].name, self.dataset, source.schema_arrow.names, self.name)
+                for batch in source.iter_batches(columns=[*self.dataset.group_by, self.dataset.together]):
+                    for row in batch.to_pylist():
+                        at = first.setdefault(key_of(row, self.dataset), number)
+                        found.setdefault(at, []).append(row[self.dataset.together])
+                        number += 1
+        return found
+
+
+def rows_of(chunk: Chunk, dataset: DataSet) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """The rows of a chunk: number in the split, place, row; sound as path or bytes, class labels by name."""
+    if chunk.rows is not None:
+        for number, (place, row) in enumerate(chunk.rows, start=chunk.first):
+            yield number, place, row
+        return
+    assert chunk.file is not None
+    with opened(chunk.file) as source:
+        names = source.schema_arrow.names
+        columns = [name for name in (*dataset.columns, *dataset.needs) if name in names]
+        batches = source.iter_batches(ROWS_AT_ONCE, list(chunk.groups), columns)
+        lists = (batch.to_pylist() for batch in batches)
+        placed = with_class_names(str(chunk.file), lists, features_of(source.schema_arrow))
+        for offset, (_, raw) in enumerate(islice(placed, chunk.limit)):
+            assert isinstance(raw, Mapping)  # a table has no line that is none
+            number, place = chunk.first + offset, f"{chunk.file}:{chunk.first_in_file + offset + 1}"
+            if chunk.together is None:
+                yield number, place, dict(raw)
+            elif number in chunk.together:
+                yield number, place, {**raw, dataset.together: chunk.together[number]}
+
+
+def opened(file: Path | RemoteFile) -> parquet.ParquetFile:
+    """A Parquet file, of which nothing is read yet but its end."""
+    try:
+        return parquet.ParquetFile(file.open() if isinstance(file, RemoteFile) else file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{file} is not a Parquet file ({error}); download it again") from None
+
+
+def runs(source: parquet.ParquetFile) -> Iterator[tuple[list[int], int]]:
+    """Row groups in a row until they are large enough, and the number of rows in them."""
+    groups: list[int] = []
+    size = rows = 0
+    for index in range(source.num_row_groups):
+        group = source.metadata.row_group(index)
+        groups.append(index)
+        size, rows = size + group.total_byte_size, rows + group.num_rows
+        if size >= CHUNK_BYTES:
+            yield groups, rows
+            groups, size, rows = [], 0, 0
+    if groups:
+        yield groups, rows
+
+
+def check_columns(source: Any, dataset: DataSet, found: Mapping[str, Any] | Sequence[str], name: str) -> None:
+    """ValueError names the columns that a converter needs and a source lacks."""
+    missing = [column for column in dataset.columns if column not in found]
+    if missing:
+        raise ValueError(
+            f"{source} has no column {', '.join(map(repr, missing))} (it has {', '.join(found)}); {name} reads "
+            f"{', '.join(dataset.columns)}: give another `config`, `revision` or source"
+        )
+
+
+def _may_be_of_the_hub(source: str) -> bool:
+    return source.startswith(PREFIX) or (source.count("/") == 1 and not source.startswith((".", "/", "~")))
+
+
+def _where(dataset: DataSet) -> str:
+    ways = [f"`{dataset.hub}` of the hub, or a folder with its Parquet files"] if dataset.hub else []
+    ways += [f"a folder with {dataset.original}"] if dataset.original else []
+    return "it takes " + "; or ".join(ways)

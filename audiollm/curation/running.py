@@ -1,0 +1,307 @@
+"""Runs a converter that describes a data set: reads its source in chunks, in several processes, and writes rows.
+
+    parts/train-00003.jsonl, 00003.json     what one chunk gave, and its figures; these come last, and say "done"
+    train.jsonl or train-00003.parquet      the parts, when all are there
+    dropped.jsonl                           what was left out: place, reason, detail
+
+Stopped and started again, chunks that are done are kept. Machines share the chunks by turns (`shard: 2/8`) without
+talking to each other. Not here: converters that make their own sound (prepare.py calls them as they are).
+"""
+
+import json
+import multiprocessing
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import NonNegativeInt, PositiveInt
+from tqdm import tqdm
+
+from audiollm.audio import AudioError
+from audiollm.conversation import Message, Row, RowError, TextPart
+from audiollm.curation.dataset import Converted, DataSet, Draw, Dropped, Item
+from audiollm.curation.mapped import MapSettings, converter_of
+from audiollm.curation.origins import Chunk, NoSuchSplit, open_origin, rows_of
+from audiollm.curation.writing import AudioMode, JsonlPart, ParquetPart, clip_of
+from audiollm.models.settings import nearest
+from audiollm.resources import import_converter
+
+ROWS_A_CHUNK = 1000
+BROKEN = "broken recording"
+NOT_A_ROW = "not as the set's rows are"
+TROUBLE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+)  # what `convert` raises at a row of another form
+
+
+class Job(NamedTuple):
+    """One chunk, and all that a worker needs for it."""
+
+    converter: str
+    chunk: Chunk
+    parts: Path
+    out: Path
+    audio: AudioMode
+    seed: int
+    held_out: bool
+    config: str | None
+    options: Mapping[str, Any]
+
+
+@dataclass
+class Figures:
+    """What a chunk gave."""
+
+    read: int = 0
+    written: Counter[str] = field(default_factory=Counter)  # split -> rows
+    dropped: list[tuple[str, str, str]] = field(default_factory=list)  # place, reason, detail
+
+    def save(self, path: Path) -> None:
+        """Whole or not at all."""
+        unfinished = path.with_name(path.name + ".tmp")
+        content = {"read": self.read, "written": self.written, "dropped": self.dropped}
+        unfinished.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        unfinished.replace(path)
+
+
+def load_figures(path: Path) -> Figures:
+    """What `save` wrote."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Figures(content["read"], Counter(content["written"]), [tuple(drop) for drop in content["dropped"]])
+
+
+def find(spec: str) -> Any:
+    """The converter of a name, or of the JSON of a mapping."""
+    return converter_of(MapSettings.model_validate_json(spec)) if spec.startswith("{") else import_converter(spec)
+
+
+def called(converter: Any) -> str:
+    """Its name."""
+    return str(converter.__name__).rpartition(".")[2]
+
+
+def run(
+    spec: str,
+    out: Path,
+    options: Mapping[str, Any],
+    *,
+    source: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    split: str | None = None,
+    audio: Literal["auto", "paths", "embed", "flac"] = "auto",
+    limit: PositiveInt | None = None,
+    phrasings: Literal["training", "held_out"] = "training",
+    seed: NonNegativeInt = 0,
+    num_proc: PositiveInt = 1,
+    shard: str | None = None,
+) -> Converted:
+    """Convert a data set, by the name of its converter or the JSON of a mapping, into a folder.
+
+    source: a folder, or OWNER/NAME on the hub. split: one of those that the set has; all of them if not said.
+    audio: paths (recordings stay where they are), embed (Parquet), flac (16 kHz); auto is paths for an archive on disk
+    and embed for Parquet. limit: rows of the source, of each split. shard: "2/8" converts the second of eight parts.
+    """
+    converter = find(spec)
+    name, dataset = called(converter), converter.SET
+    source = source or getattr(converter, "SOURCE", None)
+    mine, of = parse_shard(shard)
+    parts = out / ("parts" if of == 1 else f"parts-{mine}-of-{of}")
+    parts.mkdir(parents=True, exist_ok=True)
+    numbers = count()
+    told = config or (dataset.config if source in (None, dataset.hub) else None)
+    bad: list[RowError] = []
+
+    def mode(chunk: Chunk) -> AudioMode:
+        """As asked for; else sound in Parquet stays there, and recordings stay where they are."""
+        if audio != "auto":
+            return audio
+        return "embed" if chunk.rows is None and "recordings" not in options else "paths"
+
+    def jobs() -> Iterator[Job]:
+        missing: list[Exception] = []
+        for wanted in splits_of(name, dataset, split):
+            origin = open_origin(
+                name, dataset, getattr(converter, "read", None), source, wanted,
+                config=told, revision=revision, limit=limit, rows_a_chunk=ROWS_A_CHUNK,
+            )  # fmt: skip
+            try:
+                for chunk in origin.chunks():
+                    number = next(numbers)
+                    if number % of == mine - 1:
+                        job = chunk._replace(number=number)
+                        yield Job(spec, job, parts, out, mode(chunk), seed, phrasings == "held_out", told, options)
+            except NoSuchSplit as error:
+                missing.append(error)
+            bad.extend(origin.bad())
+        if missing and (split is not None or len(missing) == len(dataset.splits)):
+            raise missing[0]
+        for lacking in missing:
+            print(f"{name}: left out: {lacking}")
+
+    convert_all(jobs(), num_proc, name)
+    lines = Figures(len(bad), Counter(), [(error.origin, NOT_A_ROW, error.cause) for error in bad])
+    return joined(out, parts, lines, "" if of == 1 else f"-{mine:05d}-of-{of:05d}")
+
+
+def parse_shard(shard: str | None) -> tuple[int, int]:
+    """(2, 8) of "2/8"; (1, 1) where nothing is said."""
+    if shard is None:
+        return 1, 1
+    found = re.fullmatch(r"(\d+)/(\d+)", shard)
+    mine, of = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= mine <= of:
+        raise ValueError(f"shard={shard} is none; it is i/n, from 1/n to n/n")
+    return mine, of
+
+
+def splits_of(name: str, dataset: DataSet, wanted: str | None) -> list[str]:
+    """The splits to convert; ValueError for one that the set does not have."""
+    if wanted is not None and wanted not in dataset.splits:
+        raise ValueError(f"{name} has no split {wanted!r}; {nearest(wanted, dataset.splits)}")
+    return list(dataset.splits) if wanted is None else [wanted]
+
+
+def convert_all(jobs: Iterator[Job], num_proc: int, name: str) -> None:
+    """Convert chunks, several at a time."""
+    with tqdm(desc=name, unit=" rows", leave=False, mininterval=1, disable=None) as bar:
+        if num_proc == 1:
+            for job in jobs:
+                bar.update(convert_chunk(job))
+            return
+        with ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn")) as pool:
+            waiting: set[Future[int]] = set()
+            for job in jobs:
+                waiting.add(pool.submit(convert_chunk, job))
+                if len(waiting) > 2 * num_proc:  # rows that wait are in memory
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    bar.update(sum(future.result() for future in done))
+            bar.update(sum(future.result() for future in waiting))
+
+
+def convert_chunk(job: Job) -> int:
+    """Convert one chunk in whichever process, unless that was done; the number of rows of the source."""
+    told = job.parts / f"{job.chunk.number:05d}.json"
+    if told.is_file():
+        return load_figures(told).read
+    figures = Figures()
+    written: dict[str, JsonlPart | ParquetPart] = {}
+    for number, place, raw in rows_of(job.chunk, find(job.converter).SET):
+        figures.read += 1
+        try:
+            rows = rows_about(job, number, place, raw)
+        except Dropped as error:
+            figures.dropped.append((place, str(error), ""))
+        except AudioError as error:
+            figures.dropped.append((place, BROKEN, str(error)))
+        except RowError as error:
+            figures.dropped.append((place, NOT_A_ROW, f"{error.field}: {error.cause}"))
+        else:
+            split = rows[0].split or job.chunk.split
+            if split not in written:
+                kind, suffix = (ParquetPart, "parquet") if job.audio == "embed" else (JsonlPart, "jsonl")
+                written[split] = kind(job.parts / f"{split}-{job.chunk.number:05d}.{suffix}", job.out)
+            written[split].write(rows)
+            figures.written[split] += len(rows)
+    for part in written.values():
+        part.close()
+    figures.save(told)
+    return figures.read
+
+
+def rows_about(job: Job, number: int, place: str, raw: dict[str, Any]) -> list[Row]:
+    """The rows about one recording; Dropped, AudioError or RowError where there are none."""
+    converter = find(job.converter)
+    name, dataset = called(converter), converter.SET
+    draw = Draw(job.seed, name, job.chunk.split, number, held_out=job.held_out, config=job.config)
+    try:
+        item: Item = converter.convert(raw, draw, **job.options)
+    except TROUBLE as error:
+        if isinstance(error, RowError | AudioError):
+            raise
+        raise RowError(place, "", f"{type(error).__name__}: {error}") from error
+    asks = [ask for ask in item.asks if ask.answer.strip()]
+    if not asks:
+        raise Dropped("no answer")
+    clip = clip_of(item, job.audio, job.out / "clips" / f"{job.chunk.number:05d}" / f"{number:08d}.flac")
+    split = item.split or job.chunk.split
+    return [
+        Row(
+            messages=(
+                Message("user", (clip, TextPart(ask.question)) if ask.question else (clip,)),
+                Message("assistant", (TextPart(ask.answer),)),
+            ),
+            id=f"{name}-{job.chunk.split}-{number}" + (f"-{k}" if len(asks) > 1 else ""),
+            task=ask.task,
+            source=name,
+            source_id=item.source_id,
+            split=split,
+            language=ask.language or dataset.language,
+            license=item.license or dataset.license,
+            references=ask.references,
+            choices=ask.choices,
+            answer=ask.answer if ask.choices else None,
+            origin=place,
+        )
+        for k, ask in enumerate(asks, start=1)
+    ]
+
+
+def joined(out: Path, parts: Path, lines: Figures, suffix: str) -> Converted:
+    """Put the parts together, and say what became of the rows."""
+    written, dropped = Counter[str](), list(lines.dropped)
+    files: dict[str, list[Path]] = {}
+    for told in sorted(parts.glob("[0-9]*.json")):
+        figures = load_figures(told)
+        dropped += figures.dropped
+        for split, rows in figures.written.items():
+            files.setdefault(split, []).append(part_of(split, told.stem, parts, out))
+            written[split] += rows
+    if not written:
+        first = f"; the first: {': '.join(filter(None, dropped[0]))}" if dropped else ""
+        shutil.rmtree(parts)
+        raise ValueError(f"no row could be made{first}")
+    names: dict[str, int] = {}
+    for split, found in files.items():
+        if found[0].suffix == ".parquet":
+            for part in found:
+                if part.parent == parts:
+                    part.replace(out / part.name)
+            names[f"{split}-*.parquet"] = written[split]
+        else:
+            concatenate(found, out / f"{split}{suffix}.jsonl")
+            names[f"{split}{suffix}.jsonl"] = written[split]
+    if dropped:
+        text = "".join(
+            json.dumps({"origin": place, "cause": reason, "detail": detail}, ensure_ascii=False) + "\n"
+            for place, reason, detail in dropped
+        )
+        (out / f"dropped{suffix}.jsonl").write_text(text, encoding="utf-8")
+    shutil.rmtree(parts)
+    return Converted(names, Counter(reason for _, reason, _ in dropped))
+
+
+def part_of(split: str, number: str, parts: Path, out: Path) -> Path:
+    """What a chunk gave to a split; a shard may be in its place already, where joining was stopped."""
+    name = f"{split}-{number}"
+    return next(path for folder in (parts, out) for path in folder.glob(f"{name}.*"))
+
+
+def concatenate(files: Sequence[Path], path: Path) -> None:
+    """One file after another, byte for byte."""
+    unfinished = path.with_name(path.name + ".tmp")
+    with unfinished.open("wb") as whole:
+        for file in files:
+            with file.open("rb") as part:
+                shutil.copyfileobj(part, whole)
+    unfinished.replace(path)

@@ -1,0 +1,49 @@
+"""GTZAN: 1,000 pieces of music of 30 s in ten genres.
+
+{"audio": AUDIO, "label": "blues"}
+{"audio": AUDIO, "label": "hiphop"}
+
+It has faults that are part of every copy (Sturm, 2013): jazz.00054 is broken, about 50 pieces are there twice, others
+under a wrong genre. Pieces of one artist follow each other within a genre, so that a split by number keeps most of
+them, and of the repeated pieces, on one side.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from audiollm.curation.archives import Archive
+from audiollm.curation.dataset import DataSet, Draw, Dropped, Item
+from audiollm.curation.instructions import multiple_choice
+
+SET = DataSet(
+    title="GTZAN: music of ten genres",
+    license="unknown",
+    tasks=("genre", "genre_mcq"),
+    columns=("audio", "label"),
+    hub="mteb/gtzan-genre",
+    original="the unpacked genres/ or genres_original/, with blues/blues.00000.wav ...",
+    citation="Tzanetakis and Cook, Musical Genre Classification of Audio Signals, 2002",
+)
+GROUPS = ("blues jazz country rock", "metal rock", "pop disco rock", "hip-hop reggae disco", "classical jazz")
+GENRES = ["blues", "classical", "country", "disco", "hip-hop", "jazz", "metal", "pop", "reggae", "rock"]
+SIMILAR = {genre: {other for group in GROUPS if genre in group.split() for other in group.split()} for genre in GENRES}
+
+
+def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The recordings of each genre's folder."""
+    name = "[a-z]*/[a-z]*.[0-9]*.*"  # and not ._blues.00000.wav, which some archives hold too
+    for path in archive.find_all(f"genres/{name}", f"genres_original/{name}", f"*/genres*/{name}"):
+        yield str(path), {"label": path.parent.name, "audio": path}
+
+
+def convert(row: dict[str, Any], draw: Draw, *, test_from: int = 80) -> Item:
+    """Its genre; pieces with this number and above, of each genre, are for testing."""
+    path = row["audio"]["path"] if isinstance(row["audio"], Mapping) else row["audio"]
+    number = re.search(r"(\d+)\.\w+$", str(path))
+    if number is None:
+        raise Dropped("no number in its name")
+    genre = "hip-hop" if row["label"] == "hiphop" else row["label"]
+    asks = [draw.ask("genre", genre), multiple_choice(draw, "genre", genre, GENRES, similar=SIMILAR)]
+    split = "test" if int(number[1]) >= test_from else "train"
+    return Item(row["audio"], f"{row['label']}.{int(number[1]):05d}", asks, split=split)

@@ -1,0 +1,55 @@
+"""VGGSound: 10 s of YouTube, each with the one of 309 sounds that is seen to be made in it.
+
+{"youtube_id": "abcDEf_0-12", "start_seconds": "30", "label": "playing violin, fiddle", "split": "train"}
+{"youtube_id": "-x0YZabc_12", "start_seconds": "150", "label": "dog howling", "split": "test"}
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from audiollm.curation.archives import Archive
+from audiollm.curation.dataset import DataSet, Draw, Item
+from audiollm.curation.instructions import classify, words_of
+from audiollm.curation.join import of_youtube
+
+SET = DataSet(
+    title="VGGSound: sounds of YouTube whose source is seen, 309 classes",
+    license="cc-by-4.0",
+    tasks=("sound", "sound_mcq", "existence"),
+    columns=("youtube_id", "start_seconds", "label"),
+    splits={"train": ["train"], "test": ["test"]},
+    original="vggsound.csv (without a header: video, start in seconds, label, split)",
+    language="en",
+    citation="Chen et al., VGGSound: A Large-scale Audio-Visual Dataset, 2020",
+)
+CLIP_S = 10
+COLUMNS = ("youtube_id", "start_seconds", "label", "split")
+GROUPS = (
+    "dog barking; cat meowing; sheep bleating; horse neighing; frog croaking; owl hooting; duck quacking",
+    "playing violin or fiddle; playing piano; playing trumpet; playing accordion; playing harp; playing drum kit",
+    "people coughing; people sneezing; people snoring; people clapping; people burping; baby crying; people whistling",
+    "helicopter; train horning; driving motorcycle; skateboarding; motorboat or speedboat acceleration",
+    "church bell ringing; telephone bell ringing; police car (siren); smoke detector beeping; reversing beeps",
+    "raining; thunder; wind noise; waterfall burbling; fire crackling; ocean burbling",
+    "toilet flushing; typing on computer keyboard; printer printing; using sewing machines; popping popcorn",
+    "machine gun shooting; fireworks banging; chainsawing trees; hammering nails; lawn mowing",
+)
+SIMILAR = {label: set(group.split("; ")) for group in GROUPS for label in group.split("; ")}
+COMMON = {"playing", "people", "driving", "or", "on"}
+
+
+def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of vggsound.csv of one split."""
+    for place, row in archive.table("vggsound.csv", "*/vggsound.csv", header=COLUMNS):
+        if row["split"].strip() == split:
+            yield place, row
+
+
+def convert(row: dict[str, Any], draw: Draw, *, recordings: Path) -> Item:
+    """One sound a clip; those with a word in common (two of dogs) are not set against each other."""
+    label = words_of(row["label"].replace(", etc.", "").replace(", ", " or "))
+    start_s = float(row["start_seconds"])
+    audio = of_youtube(recordings, row["youtube_id"], start_s, start_s + CLIP_S)
+    others = [other for other in SIMILAR if not set(other.split()) & set(label.split()) - COMMON]
+    return Item(audio, row["youtube_id"], classify(draw, "sound", label, others, similar=SIMILAR))

@@ -1,0 +1,138 @@
+"""Rows written for other tools: read again they say the same, and what a format cannot say is named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from audiollm import audio as sound
+from audiollm import cli
+from audiollm.conversation import Row, parse_row, write_rows
+from audiollm.data.foreign import WRITERS, convert_to
+from audiollm.data.sources import load_rows
+
+RATE = 16_000
+
+
+def wave(number: int) -> np.ndarray:
+    return (0.2 * np.sin(np.arange(RATE) * (0.05 + 0.01 * number))).astype(np.float32)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[Row]:
+    """One clip, a cut of it, one that is embedded, two turns with two clips, a system message."""
+    for number in range(2):
+        sound.write(tmp_path / f"{number}.wav", wave(number), RATE)
+
+    def user(*content) -> dict:
+        return {
+            "role": "user",
+            "content": [{"type": "text", "text": part} if isinstance(part, str) else part for part in content],
+        }
+
+    def clip(source, **times) -> dict:
+        return {"type": "audio", "audio": source, **times}
+
+    def answer(text: str) -> dict:
+        return {"role": "assistant", "content": text}
+
+    embedded = sound.encode(wave(3), RATE)
+    conversations = [
+        [user(clip("0.wav"), "What is it?"), answer("A tone.")],
+        [user(clip("0.wav", start=0.25, end=0.75), "What is it?"), answer("Half a tone.")],
+        [user(clip(embedded), "Which?"), answer("Another.")],
+        [
+            user("First", clip("0.wav"), "then", clip("1.wav")),
+            answer("Low, high."),
+            user("Which is first?"),
+            answer("Low."),
+        ],
+        [{"role": "system", "content": "Be brief."}, user(clip("1.wav"), "And?"), answer("Yes.")],
+        [user("No sound here."), answer("None.")],
+    ]
+    return [
+        parse_row({"id": str(n), "messages": messages}, origin=f"rows:{n}", folder=tmp_path)
+        for n, messages in enumerate(conversations)
+    ]
+
+
+def heard(row: Row) -> list[tuple]:
+    """Who says what, and what is heard there."""
+    said = []
+    for message in row.messages:
+        parts = [part.load(RATE) if hasattr(part, "audio") else part.text for part in message.content]
+        said.append((message.role, [part if isinstance(part, str) else part.tolist() for part in parts if len(part)]))
+    return said
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_rows_that_are_written_and_read_again_say_the_same(rows, tmp_path, name):
+    out = tmp_path / name / "rows.json"
+    number, problems = convert_to(rows, name, out)
+    left_out = {"nvidia": {"4"}, "ltu": {"3", "4", "5"}}.get(name, set())
+    assert {error.row_id for error in problems.errors} == left_out and number == len(rows) - len(left_out)
+    again = load_rows(out, format=name, strict=True, check_files=True)
+    kept = [row for row in rows if row.id not in left_out]
+    for before, after in zip(kept, again, strict=True):
+        for (role, parts), (role_again, parts_again) in zip(heard(before), heard(after), strict=True):
+            assert role == role_again and len(parts) == len(parts_again)
+            for part, part_again in zip(parts, parts_again, strict=True):
+                same = part == part_again if isinstance(part, str) else np.allclose(part, part_again, atol=2 / 2**15)
+                assert same
+
+
+def test_a_recording_that_is_whole_stays_where_it_is_and_a_cut_is_written_once(rows, tmp_path):
+    convert_to([*rows, *rows], "ms-swift", tmp_path / "rows.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert lines[0]["audios"] == ["0.wav"] and lines[1]["audios"] == lines[7]["audios"]
+    assert len(list((tmp_path / "clips").iterdir())) == 2  # the cut and the embedded one
+
+
+def test_a_text_that_looks_like_a_placeholder_is_not_written_as_one(rows, tmp_path):
+    messages = [
+        {"role": "user", "content": "What does <audio> mean?"},
+        {"role": "assistant", "content": "A recording."},
+    ]
+    row = parse_row({"messages": messages}, origin="rows:9")
+    for name, number in (("ms-swift", 0), ("llama-factory", 0), ("nvidia", 1), ("openai", 1)):
+        written, problems = convert_to([row], name, tmp_path / "out")
+        assert written == number and ("holds <audio>" in problems.summary()) == (not number)
+
+
+def test_a_broken_recording_is_named_and_the_others_are_written(rows, tmp_path):
+    (tmp_path / "0.wav").write_bytes(b"junk")
+    number, problems = convert_to(rows[:3], "ms-swift", tmp_path / "out.jsonl")
+    assert number == 2 and "rows:1" in problems.summary() and "0.wav" in problems.summary()  # the cut alone is decoded
+
+
+def test_the_command_writes_a_file_and_says_what_it_left_out(rows, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", rows)
+    run = CliRunner().invoke(cli.app, ["convert", str(tmp_path / "rows.jsonl"), "--to", "ltu"])
+    assert run.exit_code == 0 and "3 rows of format ltu; left out: 3 problems" in run.output.replace("\n", " ")
+    assert len(json.loads((tmp_path / "rows.ltu.json").read_text())) == 3
+    wrong = CliRunner().invoke(cli.app, ["convert", str(tmp_path / "rows.jsonl"), "--to", "ms-swft"])
+    assert wrong.exit_code == 2 and "did you mean 'ms-swift'?" in wrong.stderr
+
+
+def test_the_files_of_a_dataset_info_are_read_with_their_names_of_columns_and_roles(tmp_path):
+    sharegpt = [{"talk": [{"who": "me", "says": "<audio>What?"}, {"who": "it", "says": "A dog."}], "wavs": ["a.wav"]}]
+    alpaca = [{"instruction": "<audio>What?", "input": "Be brief.", "output": "A dog.", "audios": ["a.wav"]}]
+    info = {
+        "talks": {
+            "file_name": "talks.json", "formatting": "sharegpt", "columns": {"messages": "talk", "audios": "wavs"},
+            "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "it"},
+        },
+        "orders": {"file_name": "orders.json", "columns": {"audios": "audios"}},
+    }  # fmt: skip
+    for name, content in {"talks": sharegpt, "orders": alpaca, "dataset_info": info}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    talk, order = load_rows(tmp_path / "dataset_info.json", strict=True)
+    assert (talk.question, talk.target, order.question) == ("What?", "A dog.", "What?\nBe brief.")
+    assert [row.clips[0].audio for row in (talk, order)] == [str(tmp_path / "a.wav")] * 2
+    for entry, told in (({"hf_hub_url": "x/y"}, "has no `file_name`"), ({"file_name": "../x.json"}, "leads out of the folder"),
+                        ({"file_name": "x.json"}, "there is no file")):  # fmt: skip
+        (tmp_path / "dataset_info.json").write_text(json.dumps({"one": entry}))
+        with pytest.raises(ValueError, match=told):
+            load_rows(tmp_path / "dataset_info.json")

@@ -1,0 +1,227 @@
+"""The runner of converters: the same rows however the work is shared, stopped or stored; what is wrong is counted."""
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pytest
+from converters import RATE, tone, write_csv, write_sound
+from pyarrow import parquet
+
+from audiollm import audio as sound
+from audiollm.curation import origins, running
+from audiollm.curation.prepare import prepare
+from audiollm.data.sources import load_rows
+
+LABELS = ("dog", "rooster", "rain", "engine", "siren")
+
+
+def esc(folder: Path, number: int = 25) -> Path:
+    """An archive of ESC-50 with so many clips, five to a fold."""
+    rows = [
+        {"filename": f"{n}.wav", "fold": n % 5 + 1, "target": 0, "category": LABELS[n % 3], "esc10": False,
+         "src_file": n, "take": "A"}
+        for n in range(number)
+    ]  # fmt: skip
+    write_csv(folder / "meta" / "esc50.csv", rows)
+    for n in range(number):
+        write_sound(folder / "audio" / f"{n}.wav", n)
+    return folder
+
+
+def made(out: Path, *names: str) -> bytes:
+    return b"".join((out / name).read_bytes() for name in names or ("test.jsonl", "train.jsonl"))
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(running, "ROWS_A_CHUNK", 4)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    return esc(tmp_path_factory.mktemp("esc"))
+
+
+@pytest.fixture
+def whole(archive, tmp_path) -> bytes:
+    prepare("esc50", tmp_path / "whole", {"source": str(archive)})
+    return made(tmp_path / "whole")
+
+
+def test_several_processes_write_what_one_writes(archive, tmp_path, whole):
+    prepare("esc50", tmp_path / "out", {"source": str(archive), "num_proc": 2})
+    assert made(tmp_path / "out") == whole
+
+
+def test_machines_that_share_a_set_write_each_row_once(archive, tmp_path, whole):
+    out = tmp_path / "out"
+    for shard in ("1/3", "2/3", "3/3"):
+        prepare("esc50", out, {"source": str(archive), "shard": shard})
+    shared = load_rows([str(out / "test-*.jsonl"), str(out / "train-*.jsonl")], strict=True)
+    alone = load_rows([str(tmp_path / "whole" / "test.jsonl"), str(tmp_path / "whole" / "train.jsonl")], strict=True)
+    assert sorted(shared, key=lambda row: row.id) == sorted(alone, key=lambda row: row.id)
+    with pytest.raises(ValueError, match="shard=4/3 is none; it is i/n"):
+        prepare("esc50", tmp_path / "other", {"source": str(archive), "shard": "4/3"})
+
+
+def test_what_was_converted_before_a_stop_is_not_converted_again(archive, tmp_path, whole, monkeypatch):
+    converted = []
+    convert = running.rows_about
+
+    def stopped(job, number, *rest):
+        converted.append(number)
+        if len(converted) == 11:
+            raise KeyboardInterrupt
+        return convert(job, number, *rest)
+
+    monkeypatch.setattr(running, "rows_about", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("esc50", tmp_path / "out", {"source": str(archive)})
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+    prepare("esc50", tmp_path / "out", {"source": str(archive)})
+    assert made(tmp_path / "out") == whole
+    assert converted[11] == 8 and len(converted) == 11 + 25 - 8
+
+
+def test_a_folder_that_was_begun_with_other_options_is_begun_anew(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "joined", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare("esc50", tmp_path / "out", {"source": str(archive), "seed": 1})
+    monkeypatch.undo()
+    prepare("esc50", tmp_path / "out", {"source": str(archive)})
+    prepare("esc50", tmp_path / "fresh", {"source": str(archive)})
+    assert made(tmp_path / "out") == made(tmp_path / "fresh")
+
+
+def test_what_is_broken_is_left_out_with_place_and_cause_and_counted(tmp_path, capsys):
+    archive = esc(tmp_path / "esc", 10)
+    (archive / "audio" / "3.wav").write_bytes(b"junk")
+    (archive / "audio" / "4.wav").unlink()
+    table = archive / "meta" / "esc50.csv"
+    lines = table.read_text().splitlines()
+    lines[1] = lines[1].replace("0.wav", "../../../etc/passwd")
+    lines[2] = lines[2].replace(",2,", ",two,")
+    table.write_text("\n".join([*lines, "too,few"]))
+    prepare("esc50", tmp_path / "out", {"source": str(archive)})
+    dropped = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    assert [(Path(one["origin"]).name, one["cause"]) for one in dropped] == [
+        ("esc50.csv:12", "not as the set's rows are"), ("esc50.csv:2", "broken recording"),
+        ("esc50.csv:3", "not as the set's rows are"), ("esc50.csv:5", "broken recording"),
+        ("esc50.csv:6", "broken recording"),
+    ]  # fmt: skip
+    assert "leads out of its folder" in dropped[1]["detail"] and "4.wav: no such file" in dropped[4]["detail"]
+    assert "3 left out: broken recording" in capsys.readouterr().out
+    assert {row.source_id for row in load_rows([str(tmp_path / "out" / "t*.jsonl")])} == {
+        f"{n}.wav" for n in (2, *range(5, 10))
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda folder: (folder / "meta" / "esc50.csv").unlink(),
+            r"has no meta/esc50\.csv .* it takes the unpacked ESC",
+        ),
+        (lambda folder: (folder / "meta" / "esc50.csv").write_text("filename,fold\na,1\n"), "has no column 'category'"),
+        (
+            lambda folder: [path.write_bytes(b"x") for path in (folder / "audio").iterdir()],
+            "no row could be made; the first",
+        ),
+    ],
+)
+def test_a_source_that_is_another_is_told_in_one_sentence(tmp_path, change, told):
+    archive = esc(tmp_path / "esc", 5)
+    change(archive)
+    with pytest.raises(ValueError, match=told) as error:
+        prepare("esc50", tmp_path / "out", {"source": str(archive)})
+    assert "\n" not in str(error.value)
+
+
+def test_a_source_that_is_not_there_and_a_split_that_is_none_are_told(archive, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"there is no folder \./nowhere; it takes `ashraq/esc50` of the hub, or a folder"
+    ):
+        prepare("esc50", tmp_path / "out", {"source": "./nowhere"})
+    with pytest.raises(ValueError, match="esc50 has no split 'tain'; did you mean 'train'"):
+        prepare("esc50", tmp_path / "out", {"source": str(archive), "split": "tain"})
+
+
+def parquet_of(folder: Path, number: int, row_groups: int = 4) -> Path:
+    """ESC-50 as the hub has it."""
+    rows = [
+        {"filename": f"{n}.wav", "fold": n % 5 + 1, "category": LABELS[n % 3],
+         "audio": {"bytes": sound.encode(tone(n), RATE), "path": None}}
+        for n in range(number)
+    ]  # fmt: skip
+    folder.mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet", row_group_size=row_groups)
+    return folder
+
+
+def test_rows_of_parquet_are_those_of_the_archive_and_places_are_rows_of_the_file(tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(origins, "CHUNK_BYTES", 1)  # a chunk a row group
+    folder = parquet_of(tmp_path / "hub", 25)
+    prepare("esc50", tmp_path / "out", {"source": str(folder), "audio": "flac"})
+    ours = load_rows([str(tmp_path / "out" / name) for name in ("test.jsonl", "train.jsonl")], strict=True)
+    theirs = load_rows([str(tmp_path / "whole" / name) for name in ("test.jsonl", "train.jsonl")], strict=True)
+    assert [(row.id, row.question, row.target) for row in ours] == [
+        (row.id, row.question, row.target) for row in theirs
+    ]
+    assert all(
+        (a.clips[0].load(RATE) == b.clips[0].load(RATE)).all() for a, b in zip(ours[::9], theirs[::9], strict=True)
+    )
+
+
+def test_embedded_sound_is_stored_once_a_recording(archive, tmp_path):
+    prepare("esc50", tmp_path / "out", {"source": str(archive), "audio": "embed"})
+    files = sorted((tmp_path / "out").glob("*.parquet"))
+    size = sum(path.stat().st_size for path in files)
+    recordings = sum(path.stat().st_size for path in (archive / "audio").iterdir())
+    rows = load_rows([str(file) for file in files], strict=True)
+    assert len(rows) == 100 and size < 1.3 * recordings + 20_000 * len(files)
+    assert all(len(row.clips[0].load(RATE)) == RATE for row in rows)
+
+
+def test_a_limit_takes_the_first_rows_of_each_split_and_other_phrasings_ask_otherwise(archive, tmp_path):
+    for name, options in (("few", {"limit": 7}), ("held_out", {"limit": 7, "phrasings": "held_out"})):
+        prepare("esc50", tmp_path / name, {"source": str(archive), **options})
+    few, other = (load_rows([str(tmp_path / name / "t*.jsonl")]) for name in ("few", "held_out"))
+    assert {row.source_id for row in few} == {f"{n}.wav" for n in range(7)} == {row.source_id for row in other}
+    assert not {row.question for row in few} & {row.question for row in other}
+    assert [row.target for row in few] == [row.target for row in other]
+
+
+def test_a_mapping_makes_rows_of_a_table_without_code(tmp_path):
+    folder = tmp_path / "bells"
+    write_csv(folder / "table.csv", [{"clip": f"{n}.wav", "label": LABELS[n % 3], "from": n / 10} for n in range(4)])
+    for n in range(4):
+        write_sound(folder / f"{n}.wav", n)
+    prepare("audio=clip text=label task=sound start=from", tmp_path / "line", {"source": str(folder)})
+    (tmp_path / "bells.yaml").write_text(
+        f"name: bells\nsource: {folder}\naudio: clip\ntext: label\ntask: sound\nlabels: [dog, rooster, rain]\n"
+    )
+    prepare(str(tmp_path / "bells.yaml"), tmp_path / "yaml", {})
+    line, classes = load_rows(tmp_path / "line" / "train.jsonl"), load_rows(tmp_path / "yaml" / "train.jsonl")
+    assert [row.target for row in line] == ["dog", "rooster", "rain", "dog"]
+    assert [row.clips[0].start for row in line] == [0.0, 0.1, 0.2, 0.3]
+    assert {row.task for row in classes} == {"sound", "sound_mcq", "existence"} and {row.source for row in classes} == {
+        "bells"
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("audio=clip text=label", "--map: task is missing"),
+        ("audio=clip text=label task=sounds", "--map: no phrasings for the task 'sounds'; did you mean 'sound'"),
+        ("audio=clip txt=label task=sound", "--map: txt is not a setting; did you mean 'text'"),
+        ("audio=klip text=label task=sound", "has no column 'klip' .it has clip, label"),
+    ],
+)
+def test_a_wrong_mapping_is_told_in_one_sentence(tmp_path, words, told):
+    write_csv(tmp_path / "table.csv", [{"clip": "0.wav", "label": "dog"}])
+    with pytest.raises(ValueError, match=told) as error:
+        prepare(words, tmp_path / "out", {"source": str(tmp_path)})
+    assert "\n" not in str(error.value)
