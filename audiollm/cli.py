@@ -184,6 +184,159 @@ def convert(
 
 
 @command
+def check(
+    rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows in any format that is read.")],
+    out: Annotated[Path, typer.Option(help="Folder for clean.jsonl and quarantine.jsonl.")] = Path("checked"),
+    headers: Annotated[bool, typer.Option("--headers", help="Open recordings without decoding them.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Check the first so many rows.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    keep_repeated: Annotated[
+        bool, typer.Option("--keep-repeated", help="Count rows with the id of an earlier one, and keep them.")
+    ] = False,
+    num_proc: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
+    question: Annotated[str | None, typer.Option(help="What tables and folders without questions ask.")] = None,
+) -> None:
+    """Check rows and the recordings that they name; keep the good ones, and name the others."""
+    from audiollm.curation.check import check as check_rows
+
+    checked = check_rows(
+        rows, out, format=from_, question=question, headers=headers, limit=limit, strict=strict,
+        keep_repeated=keep_repeated, num_proc=num_proc,
+    )  # fmt: skip
+    print(checked.summary())
+    if checked.left_out:
+        raise typer.Exit(1)
+
+
+@command
+def inspect(
+    rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows.")],
+    out: Annotated[Path, typer.Option(help="File of the page.")] = Path("inspection.html"),
+    sound: Annotated[str, typer.Option(metavar="N", help="Recordings to decode, drawn by lot; or all.")] = "1000",
+    window: Annotated[float, typer.Option(min=0, help="Seconds that the encoder hears at once.")] = 30.0,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="Count its tokens; words if not said.")
+    ] = None,
+    num_proc: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn by lot.")] = 0,
+    format: Annotated[str | None, typer.Option(help="Format of the rows, where it cannot be told.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON instead of tables.")] = False,
+) -> None:
+    """Show what rows hold before a model is trained on them: figures here, a page with sound in a file."""
+    from audiollm.curation.inspecting import inspect_rows, parse_sound
+    from audiollm.report.inspection import print_inspection, write_inspection
+
+    found, examples = inspect_rows(
+        rows, format=format, tokenizer=tokenizer, window_s=window, sound=parse_sound(sound), num_proc=num_proc,
+        seed=seed,
+    )  # fmt: skip
+    page = write_inspection(out, found, examples)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        print_inspection(found)
+        print(f"{page}: the page, with {len(examples)} rows to listen to")
+
+
+@command
+def overlap(
+    train: Annotated[str, typer.Argument(help="File, folder or pattern of rows.")],
+    with_: Annotated[
+        str | None, typer.Option("--with", metavar="EVAL", help="Rows to compare with; without it, TRAIN with itself.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the pairs, a JSON object a line.")] = None,
+    index: Annotated[
+        Path, typer.Option(help="Folder for fingerprints, which are made once for the same content.")
+    ] = Path("data/fingerprints"),
+    num_proc: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    refuse: Annotated[bool, typer.Option("--refuse", help="Exit with 1 where anything is shared.")] = False,
+) -> None:
+    """Find recordings that two sets share, or that come twice in one, by the names of sources and by sound."""
+    from audiollm.curation.overlap import find_overlap
+
+    found = find_overlap(train, with_, folder=index, num_proc=num_proc)
+    print(found.summary())
+    if out is not None:
+        found.write(out)
+        print(f"pairs: {out}")
+    if refuse and found.pairs:
+        raise typer.Exit(1)
+
+
+@command
+def generate(
+    rows: Annotated[str | None, typer.Argument(help="Rows with descriptions, captions or transcripts.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the new rows, .jsonl; FILE.cache/ keeps results.")] = None,
+    template: Annotated[str, typer.Option(help="A packaged one (--list), or a .yaml file.")] = "sound_questions",
+    model: Annotated[
+        str | None, typer.Option(help="Language model: a folder, a name on the Hub or of the endpoint.")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="OpenAI-compatible address; without it, the model runs here.")
+    ] = None,
+    key_from: Annotated[
+        str | None,
+        typer.Option(metavar="VARIABLE", help="Environment variable of the key; AUDIOLLM_API_KEY if not said."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Pairs for each recording.")] = 5,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask about the first so many.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed draws other texts.")] = 0,
+    from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once, to an endpoint.")] = 8,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for one reply of an endpoint.")] = 120.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts at once, of a local model.")] = 16,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    revision: Annotated[str | None, typer.Option(help="Of a model on the Hub.")] = None,
+    price: Annotated[
+        tuple[float, float] | None, typer.Option(metavar="PROMPT COMPLETION", help="Per million tokens.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the templates that there are.")] = False,
+) -> None:
+    """Let a language model write questions and answers out of what is known about recordings in words."""
+    from audiollm.curation.generate import generate as make
+    from audiollm.curation.generate import load_template, templates
+    from audiollm.curation.writers import EndpointWriter, Writer, load_local
+    from audiollm.curation.writers import key_from as read_key
+    from audiollm.resources import opening_line
+
+    if list_:
+        for name, path in templates().items():
+            print(f"{name:20} {opening_line(path)}")
+        return
+    if rows is None or out is None or model is None:
+        raise ValueError("give the rows, --model and --out FILE; `audiollm generate --list` shows the templates")
+    load_template(template)  # what is wrong with it is said before a model is loaded
+    writer: Writer
+    if endpoint:
+        writer = EndpointWriter(endpoint, model, key=read_key(key_from), concurrency=concurrency, timeout_s=timeout)
+    else:
+        writer = load_local(model, device=device, dtype=dtype, revision=revision, batch_size=batch_size)
+    result = make(rows, out, template, writer, count=count, seed=seed, limit=limit, format=from_)
+    print(f"{out}: {result.summary(price)}\nleft out, one by one: {out}.cache/dropped.jsonl")
+
+
+@command
+def join(
+    rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows in any format that is read.")],
+    recordings: Annotated[list[Path], typer.Option(help="Folder with recordings; may be given several times.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for joined.jsonl, missing.jsonl, ambiguous.jsonl and broken.jsonl.")
+    ] = Path("joined"),
+    from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
+    question: Annotated[str | None, typer.Option(help="What tables without questions ask.")] = None,
+) -> None:
+    """Find the recordings that rows name and their set does not bring, by name, in folders."""
+    from audiollm.curation.joining import join as join_rows
+
+    joined = join_rows(rows, recordings, out, format=from_, question=question)
+    print(joined.summary())
+    if not joined.total.found:
+        raise typer.Exit(1)
+
+
+@command
 def evaluate(
     checkpoint: Checkpoint,
     data: Annotated[str, typer.Option(metavar="ROWS", help="File, folder or pattern of rows with right answers.")],

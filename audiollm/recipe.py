@@ -30,6 +30,8 @@ from pydantic import (
     model_validator,
 )
 
+from audiollm.data.augment import AugmentSettings
+from audiollm.data.licences import Policy
 from audiollm.models.settings import Settings, nearest, refuse_unknown
 from audiollm.recipe_files import Layers, RecipeError, read_layers, resolve
 from audiollm.recipe_trainer import MUON, check_trainer, default_learning_rate, trainer_types
@@ -247,6 +249,8 @@ class DataSettings(Settings):
     """Whether clips of like length share a batch, which spares padding; false mixes them, so that batches vary."""
     cache_features: bool = False
     """Whether what a frozen encoder gives is kept on disk (bfloat16): each clip is encoded once for all stages."""
+    augment: AugmentSettings | None = None
+    """Noise, rooms, speed, levels ... on the sound of training, drawn anew in each epoch, by the seed."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Stop where more of the rows, or of the recordings heard, cannot be used; RUN/quarantine.jsonl lists them."""
     supervise: Literal["last", "all"] = "last"
@@ -259,6 +263,10 @@ class DataSettings(Settings):
             raise ValueError("validation rows are read whole, in their order; `stream` is for `train`")
         if self.temperature not in (None, 1) and len(self.train) == 1:
             raise ValueError("`temperature` evens several sources out, and `train` has one")
+        if self.augment and self.augment.spec_augment.probability:
+            raise ValueError("`spec_augment` masks spectrograms, and encoders here are given waveforms; leave it out")
+        if self.augment and self.cache_features:
+            raise ValueError("`cache_features` keeps what is heard, and `augment` changes it each time; leave one out")
         if self.num_samples and not streamed:
             raise ValueError("`num_samples` is for streams; a source becomes one with `stream: true`")
         if self.batch_tokens and self.max_tokens and self.batch_tokens < self.max_tokens:
@@ -439,6 +447,10 @@ class Recipe(Settings):
     """Memory for decoded clips, in GiB a process, so that later epochs and stages need not decode them again."""
     feature_cache_gib: NonNegativeFloat = 50.0
     """Room for `cache_features`, in GiB under `${cache}/features`; what does not fit is encoded when it is heard."""
+    license_policy: Policy = "any"
+    """Which rows may be trained on: `any`, `research` (all that does not forbid it), or `commercial`.
+
+    A mixture with other rows is refused, with their sources and licences."""
     prepare: dict[str, Annotated[dict[str, Any], BeforeValidator(lambda options: options or {})]] = Field(default={})
     """Rows that a data converter makes when they are not there yet: converter -> its options."""
     model: ModelSettings

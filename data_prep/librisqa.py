@@ -15,7 +15,7 @@ from typing import Any
 
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import Ask, DataSet, Draw, Dropped, Item
-from audiollm.curation.join import recording_of
+from audiollm.curation.joining import recording_of
 
 SET = DataSet(
     title="LibriSQA: questions about LibriSpeech",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from audiollm.curation.dataset import Ask, DataSet, Draw, Dropped, Item
-from audiollm.curation.join import of_youtube, recording_of
+from audiollm.curation.joining import of_youtube, recording_of
 
 SET = DataSet(
     title="LP-MusicCaps: captions of music, written by a language model",

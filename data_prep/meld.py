@@ -12,7 +12,7 @@ from typing import Any
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import DataSet, Draw, Item
 from audiollm.curation.instructions import multiple_choice
-from audiollm.curation.join import stems_of
+from audiollm.curation.joining import stems_of
 
 SET = DataSet(
     title="MELD: emotion and sentiment in Friends",

@@ -15,7 +15,7 @@ from typing import Any
 
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import DataSet, Draw, Dropped, Item
-from audiollm.curation.join import of_youtube
+from audiollm.curation.joining import of_youtube
 
 SET = DataSet(
     title="MusicCaps: music described by musicians",

@@ -11,7 +11,7 @@ from typing import Any
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import DataSet, Draw, Item
 from audiollm.curation.instructions import classify, words_of
-from audiollm.curation.join import of_youtube
+from audiollm.curation.joining import of_youtube
 
 SET = DataSet(
     title="VGGSound: sounds of YouTube whose source is seen, 309 classes",

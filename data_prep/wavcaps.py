@@ -11,7 +11,7 @@ from typing import Any
 
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import DataSet, Draw, Dropped, Item
-from audiollm.curation.join import stems_of
+from audiollm.curation.joining import stems_of
 
 SET = DataSet(
     title="WavCaps: sounds of FreeSound, BBC, SoundBible and AudioSet with captions; for academic use only",

@@ -24,7 +24,7 @@ from audiollm.curation.dataset import Item
 
 AudioMode = Literal["paths", "embed", "flac"]
 SAMPLING_RATE = 16_000
-GROUP_BYTES = 32 * 2**20
+GROUP_BYTES = 16 * 2**20
 SCHEMA = pyarrow.schema(
     [(name, pyarrow.string()) for name in ("id", "task", "source", "source_id", "split", "language", "license")]
     + [("messages", pyarrow.string()), ("audios", pyarrow.list_(pyarrow.binary()))]

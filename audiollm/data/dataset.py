@@ -123,6 +123,7 @@ class Recordings(Dataset[Example]):
         share_audio: bool = True,
         limits: Limits = Limits(),
         groups: Groups | None = None,
+        augment: "Augmentation | None" = None,
     ) -> None:
         self.rows = rows
         self.groups: Any = group_rows(rows) if groups is None else groups
@@ -135,6 +136,7 @@ class Recordings(Dataset[Example]):
         self.features = features
         self.share_audio = share_audio
         self.limits = limits
+        self.augment = augment
         self.lengths: list[Length] = []
 
     def __len__(self) -> int:
@@ -194,7 +196,8 @@ class Recordings(Dataset[Example]):
     def identity(self) -> list[Any]:
         """What `fit` depends on, beside the rows, as plain JSON."""
         known = [self.renderer.fingerprint(), self.supervise, self.with_text, self.share_audio]
-        return [*known, *asdict(self.limits).values(), self.questions_per_clip]
+        augmented = [] if self.augment is None else [str(self.augment.settings)]
+        return [*known, *asdict(self.limits).values(), self.questions_per_clip, *augmented]
 
     def parts(self, indices: Sequence[int], length: Length) -> list[list[int]]:
         """Questions of a clip that fit into one sequence together, in their order."""
@@ -222,6 +225,8 @@ class Recordings(Dataset[Example]):
         """Of the rows of one recording; from the rows' times, or else the header of the file."""
         seconds = [clip.seconds() for clip in rows[0].clips]
         samples = [round(length * self.renderer.sampling_rate) or self.silence for length in seconds]
+        if self.augment is not None:
+            samples = [self.augment.longest(length, self.renderer.sampling_rate) for length in samples]
         if not self.with_text:
             return Length(
                 sum(seconds), sum(map(self.renderer.num_audio_tokens, samples)), (0,) * len(rows), (0,) * len(rows)
@@ -254,7 +259,7 @@ class Recordings(Dataset[Example]):
     def __getitem__(self, key: tuple[int, int]) -> Example:
         group = self.groups[key[1]]
         rows = [group[index] for index in self.choose(*key, len(group))]
-        sounds, clips, cause = self.listen(rows[0])
+        sounds, clips, cause = self.listen(rows[0], key)
         first = group[0]  # a broken recording has one name in all epochs
         problems = (bad_row("hearing", RowError(first.origin, "", cause, first.id)),) if cause else ()
         row_ids = tuple(row.id or row.origin for row in rows)
@@ -297,13 +302,13 @@ class Recordings(Dataset[Example]):
             return every
         return random.Random(f"{self.seed}/{epoch}/{number}").sample(every, self.questions_per_clip)
 
-    def listen(self, row: Row) -> tuple[tuple[Sounding, ...], tuple[AudioPart, ...], str | None]:
+    def listen(self, row: Row, key: tuple[int, int]) -> tuple[tuple[Sounding, ...], tuple[AudioPart, ...], str | None]:
         """The clips and their sound; a broken one becomes a short silence of no words, and it is said what is wrong."""
         sounds: list[Sounding] = []
         clips, cause = [], None
-        for clip in row.clips:
+        for place, clip in enumerate(row.clips):
             try:
-                sounds.append(self.hear(clip))
+                sounds.append(self.hear(clip, (*key, place)))
                 clips.append(clip)
             except (AudioError, RowError) as error:
                 cause = str(error)
@@ -311,10 +316,18 @@ class Recordings(Dataset[Example]):
                 clips.append(replace(clip, transcript=None, description=None))
         return tuple(sounds), tuple(clips), cause
 
-    def hear(self, clip: AudioPart) -> Sounding:
-        """What the encoder made of the clip, where that is kept, or else its samples; AudioError if unreadable."""
+    def hear(self, clip: AudioPart, key: tuple[int, int, int]) -> Sounding:
+        """What the encoder made of the clip, where that is kept, or else its samples; AudioError if unreadable.
+
+        `key` (epoch, recording, place in it) is what augmentation is drawn by: who asks plays no part.
+        """
         frames = None if self.features is None else self.features.of(clip)
-        return self.sounds.load(clip, self.renderer.sampling_rate) if frames is None else frames
+        if frames is not None:
+            return frames
+        samples = self.sounds.load(clip, self.renderer.sampling_rate)
+        return (
+            samples if self.augment is None else self.augment(samples, self.renderer.sampling_rate, (self.seed, *key))
+        )
 
     def render(self, row: Row, lengths: Sequence[int]) -> list[Tokens]:
         """The row's token sequences (one, unless its template rewrites the history of a conversation).
@@ -328,6 +341,18 @@ class Recordings(Dataset[Example]):
 def num_samples(sound: Sounding) -> int:
     """The length of a clip, in samples of the model's rate."""
     return sound.num_samples if isinstance(sound, Frames) else len(sound)
+
+
+class Augmentation(Protocol):
+    """Changes the sound of clips in training."""
+
+    settings: Any
+
+    def __call__(self, samples: np.ndarray, rate: int, seed_parts: tuple[int, ...], /) -> np.ndarray:
+        """Samples [L] as they are heard this time; the same for the same parts."""
+
+    def longest(self, num_samples: int, rate: int, /) -> int:
+        """How many samples a clip of so many may become."""
 
 
 class SoundCache:

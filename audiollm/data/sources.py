@@ -104,8 +104,8 @@ def load_rows(
     found = Problems() if problems is None else problems
     checked: dict[str, bool] = {}
     rows: list[Row] = []
-    for opened in _open(source):
-        for row in _rows_of(opened, format, question):
+    for opened in open_source(source):
+        for row in rows_of(opened, format, question):
             if check_files and isinstance(row, Row):
                 row = missing_file(row, checked) or row
             if isinstance(row, Row):
@@ -157,7 +157,7 @@ def fingerprint(source: str | HubDataset) -> str:
     return found.hexdigest()[:16]
 
 
-def _rows_of(opened: Opened, format: str | None, question: str | None) -> Iterator[Row | RowError]:
+def rows_of(opened: Opened, format: str | None, question: str | None) -> Iterator[Row | RowError]:
     """The rows of one file in its one format, which is told by looking at the first of them."""
     first = list(islice(opened.placed, DETECT_ROWS))
     if not first:
@@ -204,7 +204,8 @@ def hub_dataset(source: Any) -> HubDataset | None:
     return source if isinstance(source, HubDataset) else None
 
 
-def _open(source: Any) -> Iterator[Opened]:
+def open_source(source: Any) -> Iterator[Opened]:
+    """The files, folders and data sets that a source means."""
     if hub := hub_dataset(source):
         yield Opened(str(hub), None, read_dataset(hub.load(), hub.path))
     elif isinstance(source, (str, os.PathLike)):
@@ -226,7 +227,7 @@ def _open(source: Any) -> Iterator[Opened]:
         yield Opened("list", None, _numbered("list", source))
     elif isinstance(source, Sequence):
         for one in source:
-            yield from _open(one)
+            yield from open_source(one)
     else:
         raise RowError(
             "", "", f"rows cannot come from {type(source).__name__}; give a path, a list of dicts or a Dataset"

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -45,7 +46,7 @@ from audiollm.data.sources import (
 
 File = Path | RemoteFile
 ENTRY = np.dtype([("file", "u4"), ("place", "u8"), ("line", "u8"), ("rows", "u4"), ("seconds", "f4")])
-VERSION = 1  # to be raised when another index would be made of the same files
+VERSION = 2  # to be raised when another index would be made of the same files
 ROW_GROUP_BYTES = 2**29  # row groups that a process keeps in memory
 WAITING = 10_000  # entries that are kept in memory while an index is made
 
@@ -67,6 +68,7 @@ class Content(NamedTuple):
     blocks: list[int]  # recordings of each block
     num_rows: int
     refused: list[tuple[str, str, str, str | None]]
+    licences: list[tuple[str | None, str | None, int]]  # licence, source, rows
 
 
 class Stream:
@@ -168,7 +170,8 @@ def index(
     files: Sequence[File], out: Any, format: str | None, tasks: Sequence[str] | None, limit: int | None, listens: bool
 ) -> Content:
     """Read every row once, and write where the neighbouring rows of each recording are."""
-    content = Content([], [], 0, [])
+    content = Content([], [], 0, [], [])
+    licences = Counter[tuple[str | None, str | None]]()
     entries: list[list[Any]] = []
     num_rows, checked = 0, dict[str, bool]()
     block: Any = None
@@ -189,6 +192,7 @@ def index(
             if num_rows == limit:
                 break
             num_rows += 1
+            licences[row.license, row.source] += 1
             where = (number, one.block) if path.suffix == ".parquet" else "whole"
             key = row.group_key
             if key == last and where == block:
@@ -203,7 +207,8 @@ def index(
                 entries, checked = [], {}
             entries.append([number, one.place, one.line, 1, sum(clip.duration or 0.0 for clip in row.clips)])
     np.array([tuple(entry) for entry in entries], ENTRY).tofile(out)
-    return content._replace(num_rows=num_rows)
+    listed = [(license, source, rows) for (license, source), rows in licences.items()]
+    return content._replace(num_rows=num_rows, licences=listed)
 
 
 def parsed(path: File, found: Found, format: str) -> Row | RowError:

@@ -61,10 +61,15 @@ class ReportData:
 
 def write_report(path: str | os.PathLike[str], data: ReportData) -> Path:
     """Write the page; a report that is already there is replaced when the new one is complete."""
+    return write_page(path, render(data))
+
+
+def write_page(path: str | os.PathLike[str], page: str) -> Path:
+    """Write a page whole or not at all; what is no Unicode in it (lone surrogates of JSON) becomes a question mark."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(render(data), encoding="utf-8")
+    unfinished.write_text(page, encoding="utf-8", errors="replace")
     unfinished.replace(path)
     return path
 
@@ -167,10 +172,11 @@ def _clip_view(clip: AudioPart, longest_s: float) -> dict[str, Any]:
     return {
         "error": None,
         "seconds": shown,
-        "audio": _data_uri("audio/flac", audio.encode(samples_L, PLAYER_RATE, "FLAC")),
-        "picture": _data_uri("image/png", picture),
+        "audio": data_uri("audio/flac", audio.encode(samples_L, PLAYER_RATE, "FLAC")),
+        "picture": data_uri("image/png", picture),
     }
 
 
-def _data_uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
+    """Content within a page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

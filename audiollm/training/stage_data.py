@@ -3,11 +3,13 @@
 Not here: files of rows (data/sources.py), what is shared by the rows of a recording (data/dataset.py).
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from audiollm.conversation import Row
+from audiollm.data import licences
 from audiollm.data.dataset import Recordings, group_rows, with_sound
 from audiollm.data.hub import PREFIX, HubDataset
 from audiollm.data.mixture import Loaded, Mixture, Part
@@ -31,6 +33,7 @@ class StageData:
     num_read: int  # rows that were read, before tasks and limits were looked at
     mixture: Mixture | None = None  # of rows that stay on disk; `train` then holds the first of them
     temperature: float | None = None
+    licences: Counter[tuple[str | None, str | None]] = field(default_factory=Counter)  # (licence, source) -> rows
 
     @classmethod
     def load(cls, recipe: Recipe, stage: StageSettings) -> "StageData":
@@ -52,12 +55,14 @@ class StageData:
                 raise ValueError(f"{source.path} has no rows to train on; {problems.summary()}")
         counts = [(len(rows), source.weight) for source, rows in zip(stage.data.train, parts, strict=True)]
         every = [row for rows in parts for row in rows]
-        return cls(every, counts, validation, problems, num_read, temperature=stage.data.temperature)
+        temperature = stage.data.temperature
+        return cls(every, counts, validation, problems, num_read, None, temperature, licences.count(every))
 
     @classmethod
     def streaming(cls, recipe: Recipe, stage: StageSettings, problems: Problems, num_read: int) -> "StageData":
         """Sources some of which stay on disk: an index of each is made once."""
         parts: list[Part] = []
+        of = Counter[tuple[str | None, str | None]]()
         for source in stage.data.train:
             if source.stream:
                 stream, found = open_stream(
@@ -70,10 +75,13 @@ class StageData:
                 )
                 num_read += stream.num_rows + found.count
                 parts.append(stream)
+                of.update({(license, where): rows for license, where, rows in stream.content.licences})
             else:
                 rows, found = read_rows(origin(source), source.format, source.audio == "sound")
                 num_read += len(rows) + found.count
-                parts.append(Loaded(group_rows(chosen_rows(source))))
+                chosen = chosen_rows(source)
+                parts.append(Loaded(group_rows(chosen)))
+                of.update(licences.count(chosen))
                 if not len(parts[-1]):
                     raise ValueError(f"{source.path} has no rows to train on; {found.summary()}")
             problems.extend(found)
@@ -81,7 +89,7 @@ class StageData:
         mixture = Mixture(parts, weights, recipe.seed, stage.data.temperature)
         first = [row for part in parts for number in range(min(len(part), LOOKED_AT)) for row in part[number]]
         validation = [row for source in stage.data.validation for row in chosen_rows(source)]
-        return cls(first, [], validation, problems, num_read, mixture)
+        return cls(first, [], validation, problems, num_read, mixture, None, of)
 
     def sources(self, recordings: Recordings) -> list[tuple[int, float]]:
         """(recordings, weight) of each source in memory, as they are mixed."""

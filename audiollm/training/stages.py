@@ -31,6 +31,7 @@ from audiollm.conversation import Row
 from audiollm.data.collate import Collator
 from audiollm.data.dataset import Limits, Recordings, SoundCache
 from audiollm.data.features import FeatureStore
+from audiollm.data.licences import breach, doubts
 from audiollm.data.mixture import Mixture
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import fingerprint, of_tasks
@@ -44,6 +45,7 @@ from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
+from audiollm.training.augmentation import Augmenter, augmenter_of
 from audiollm.training.bad_rows import BadRows, TooManyBadRows, sentence, too_many
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.features import fill, open_store
@@ -215,6 +217,7 @@ def run_recipe(
     data = {name: StageData.load(recipe, recipe.stages[name]) for name in todo}
     for name in todo:
         check_objectives(recipe, name, data[name].train)
+        check_licences(recipe, name, data[name])
     with run.alone():
         if is_main():
             (run.path / "recipe.yaml").write_text(recipe.to_yaml())
@@ -464,6 +467,14 @@ def check_objectives(recipe: Recipe, name: str, rows: list[Row]) -> None:
             raise recipe.error(key, "finds nothing to learn in the rows of the stage: " + OBJECTIVES[objective].needs)
 
 
+def check_licences(recipe: Recipe, name: str, data: StageData) -> None:
+    """RecipeError that names the sources whose licence the recipe's policy does not let in; tells what is unknown."""
+    if told := breach(data.licences, recipe.license_policy):
+        raise recipe.error("license_policy", f"is broken by stage {name}: {told}")
+    if doubt := doubts(data.licences, recipe.license_policy):
+        print(f"stage {name}: {doubt}")
+
+
 def build_objectives(stage: StageSettings, built: Built) -> dict[str, Objective]:
     """The stage's objectives by name."""
     return {
@@ -489,7 +500,7 @@ def build_trainer(
     quarantine = run.quarantine(name)
     limits = Limits(stage.data.max_tokens, positions_of(built.model), stage.data.too_long)
 
-    def recordings(rows: list[Row], groups: Any = None) -> Recordings:
+    def recordings(rows: list[Row], groups: Any = None, augment: Augmenter | None = None) -> Recordings:
         found = Recordings(
             rows,
             built.processor,
@@ -502,12 +513,13 @@ def build_trainer(
             share_audio=layout_of(built.model.model.language_model) == "branches",
             limits=limits,
             groups=groups,
+            augment=augment,
         )
         if stage.data.measured:
             leave_out_too_long(found, quarantine, stage.data.max_bad_fraction)
         return found
 
-    train = recordings(data.train, data.mixture)
+    train = recordings(data.train, data.mixture, augmenter_of(recipe, name, built.processor.sampling_rate))
     trainer = StageTrainer(
         model=StageModel(built.model, objectives),
         processor=built.processor,
@@ -609,6 +621,8 @@ def describe(name: str, trainable: Mapping[str, int], trainer: StageTrainer) -> 
     groups = trainer.recordings.groups
     how = " (of a stream: rows about one count as one where they are neighbours)" if isinstance(groups, Mixture) else ""
     print(f"stage {name}: trains {parts} parameters by {objectives}; {len(trainer.recordings):,} recordings{how}")
+    if trainer.recordings.augment is not None:
+        print(f"stage {name}: clips are augmented: {trainer.recordings.augment}")
     if trainer.batch_tokens:
         tokens = tokens_of(trainer.recordings)
         if over := int((tokens > trainer.batch_tokens).sum()):

@@ -20,7 +20,7 @@ ALLOWED = {
     "resources": {"models"},
     "recipe_files": {"resources", "models"},
     "recipe_trainer": {"models"},
-    "recipe": {"recipe_files", "recipe_trainer", "models", "conversation"},
+    "recipe": {"recipe_files", "recipe_trainer", "models", "data", "conversation"},
     "training": {"recipe", "recipe_trainer", "models", "data", "audio", "conversation"},
     "report": {"audio", "conversation"},
     "curation": {"resources", "models", "data", "inference", "report", "audio", "conversation"},
@@ -74,6 +74,9 @@ def test_recipes_and_curation_see_only_the_settings_of_the_models():
         if room_of(path).startswith(("recipe", "curation")):
             models = {name for name in imported(tree) if name.startswith("audiollm.models")}
             assert models <= MODELS_SETTINGS, path
+        if room_of(path) == "recipe":
+            data = {name for name in imported(tree) if name.startswith("audiollm.data")}
+            assert data <= {"audiollm.data.augment", "audiollm.data.licences"}, path
 
 
 def test_the_commands_import_lazily():

@@ -10,7 +10,7 @@ from test_converters import converted, disk_form, hub_form
 
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import Draw, Dropped, Item
-from audiollm.curation.join import stems_of
+from audiollm.curation.joining import stems_of
 from audiollm.curation.prepare import prepare
 from audiollm.data.sources import load_rows
 from audiollm.resources import import_converter

@@ -131,8 +131,12 @@ def test_the_files_of_a_dataset_info_are_read_with_their_names_of_columns_and_ro
     talk, order = load_rows(tmp_path / "dataset_info.json", strict=True)
     assert (talk.question, talk.target, order.question) == ("What?", "A dog.", "What?\nBe brief.")
     assert [row.clips[0].audio for row in (talk, order)] == [str(tmp_path / "a.wav")] * 2
-    for entry, told in (({"hf_hub_url": "x/y"}, "has no `file_name`"), ({"file_name": "../x.json"}, "leads out of the folder"),
-                        ({"file_name": "x.json"}, "there is no file")):  # fmt: skip
+    wrong = {
+        "has no `file_name`": {"hf_hub_url": "x/y"},
+        "leads out of the folder": {"file_name": "../x.json"},
+        "there is no file": {"file_name": "x.json"},
+    }
+    for told, entry in wrong.items():
         (tmp_path / "dataset_info.json").write_text(json.dumps({"one": entry}))
         with pytest.raises(ValueError, match=told):
             load_rows(tmp_path / "dataset_info.json")

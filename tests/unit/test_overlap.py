@@ -1,0 +1,254 @@
+"""What two sets share is found by name, content and sound; what differs, is silent or is steady matches nothing."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from audiollm import audio
+from audiollm.conversation import parse_row
+from audiollm.curation.fingerprint import RATE, Fingerprint, fingerprint, reason_against
+from audiollm.curation.overlap import Index, Overlap, Prints, find_overlap, names_of, self_errors
+
+MADE_RATE = 16_000
+
+
+def scene(number: int, seconds: float = 6.0) -> np.ndarray:
+    """Notes and bursts of noise at random times, of its own for each number; [L] at 16 kHz."""
+    rng = np.random.default_rng([7, number])
+    samples = 0.003 * rng.standard_normal(round(seconds * MADE_RATE))
+    for start in np.arange(0, seconds - 0.3, 0.2):
+        length = int(rng.integers(1_600, 4_800))
+        times, begin = np.arange(length) / MADE_RATE, round(start * MADE_RATE)
+        note = np.sin(2 * np.pi * rng.uniform(250, 3_000) * times * (1 + rng.uniform(-0.3, 0.3) * times))
+        piece = (note + 0.3 * rng.standard_normal(length)) * np.exp(-times / rng.uniform(0.03, 0.2))
+        samples[begin : begin + length] += 0.1 * piece[: len(samples) - begin]
+    return samples.astype(np.float32)
+
+
+def through(rate: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda samples: audio.resample(audio.resample(samples, MADE_RATE, rate), rate, MADE_RATE)
+
+
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "as it is": lambda samples: samples,
+    "8 kHz": through(8_000),
+    "22.05 kHz": through(22_050),
+    "44.1 kHz": through(44_100),
+    "louder": lambda samples: np.clip(4 * samples, -1, 1),
+    "softer": lambda samples: samples / 4,
+    "mp3": lambda samples: audio.load(audio.encode(samples, MADE_RATE, "MP3"), MADE_RATE),
+    "later": lambda samples: np.concatenate([np.zeros(800, np.float32), samples]),
+    "cut": lambda samples: samples[31_234:71_234],
+}
+STEADY = {
+    "silence": np.zeros(6 * MADE_RATE, np.float32),
+    "tone": (0.3 * np.sin(2 * np.pi * 440 / MADE_RATE * np.arange(6 * MADE_RATE))).astype(np.float32),
+    "other tone": (0.1 * np.sin(2 * np.pi * 1_234.5 / MADE_RATE * np.arange(6 * MADE_RATE))).astype(np.float32),
+    "rounding": (1e-5 * np.random.default_rng(0).standard_normal(6 * MADE_RATE)).astype(np.float32),
+}
+
+
+def print_of(samples: np.ndarray) -> Fingerprint:
+    return fingerprint(audio.load((samples, MADE_RATE), RATE))
+
+
+def raw(name: str, sound: Any, **about: Any) -> dict[str, Any]:
+    content = [{"type": "audio", "audio": sound}, {"type": "text", "text": "What is it?"}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "A scene."}]
+    return {"id": name, "messages": messages, **about}
+
+
+def flac(samples: np.ndarray) -> bytes:
+    return audio.encode(samples, MADE_RATE)
+
+
+def ids(found: Overlap) -> list[tuple[str | None, str | None, tuple[str, ...]]]:
+    return [(pair.train.row_id, pair.evaluation.row_id, pair.found) for pair in found.pairs]
+
+
+@pytest.fixture(scope="module")
+def index() -> Index:
+    return Index(Prints.joined([print_of(scene(number)) for number in range(12)]))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_clip_is_found_and_no_other(index, change):
+    for number in range(12):
+        assert [match.clip for match in index.find(print_of(CHANGES[change](scene(number))))] == [number]
+
+
+def test_a_match_says_where_and_how_long(index):
+    (match,) = index.find(print_of(scene(3)[2 * MADE_RATE : 5 * MADE_RATE]))
+    assert match.offset_s == pytest.approx(2, abs=0.04)
+    assert match.shared_s == pytest.approx(3 - 0.376, abs=0.04)  # a window and the frame before take 0.376 s
+
+
+def test_other_clips_find_nothing(index):
+    assert not [match for number in range(100, 140) for match in index.find(print_of(scene(number)))]
+
+
+@pytest.mark.parametrize("name", STEADY)
+def test_what_is_silent_or_steady_has_no_fingerprint_and_no_strong_bit(name):
+    samples = audio.load((STEADY[name], MADE_RATE), RATE)
+    middle = fingerprint(samples[RATE:-RATE])
+    assert not middle.strong.any()
+    assert reason_against(samples, fingerprint(samples)) in ("silent", "too steady")
+
+
+def test_the_fingerprint_does_not_depend_on_where_blocks_of_frames_end(monkeypatch):
+    whole = print_of(scene(0, 8))
+    monkeypatch.setattr("audiollm.curation.fingerprint.FRAMES_AT_ONCE", 7)
+    pieces = print_of(scene(0, 8))
+    assert (whole.bits == pieces.bits).mean() > 0.99  # sums of a product may be rounded otherwise
+    assert not ((whole.bits ^ pieces.bits) & whole.strong & pieces.strong).any()
+
+
+def test_ten_seconds_take_four_kilobytes():
+    assert sum(half.nbytes for half in print_of(scene(0, 10))) < 4_000
+
+
+def test_a_loop_is_like_itself_and_a_scene_is_not():
+    assert self_errors(print_of(np.tile(scene(1, 1), 6))) < 0.02 < 0.2 < self_errors(print_of(scene(1)))
+
+
+def test_sets_share_what_is_equal_and_what_sounds_the_same(tmp_path):
+    train = [
+        raw("equal", flac(scene(0))),
+        raw("softer", flac(scene(1) / 4)),
+        raw("own", flac(scene(50))),
+        raw("again", flac(scene(0))),
+    ]
+    found = find_overlap(train, [raw(f"e{n}", flac(scene(n))) for n in range(3)], folder=tmp_path)
+    assert sorted(ids(found)) == [("again", "e0", ("content",)), ("softer", "e1", ("sound",))]
+    assert found.pairs[0].train.rows + found.pairs[1].train.rows == 3
+    assert "3 rows of the training set and 2 rows of the evaluation set" in found.summary()
+
+
+def test_steady_clips_are_counted_and_match_only_their_equals(tmp_path):
+    train = [raw(name, flac(samples)) for name, samples in STEADY.items()]
+    evaluation = [*[raw(f"e {name}", flac(samples[:-99])) for name, samples in STEADY.items()], train[1]]
+    found = find_overlap(train, evaluation, folder=tmp_path)
+    assert ids(found) == [("tone", "tone", ("content",))]
+    assert found.train.against.total() == 4
+    assert found.evaluation and found.evaluation.against == {"silent": 2, "too steady": 3}
+    assert "not fingerprinted, of the evaluation set: 5 (silent 2, too steady 3)" in found.summary()
+
+
+def test_a_short_clip_is_counted(tmp_path):
+    found = find_overlap([raw("short", flac(scene(0, 1)))], folder=tmp_path)
+    assert found.train.against == {"too short": 1}
+
+
+def test_near_duplicates_within_a_set(tmp_path):
+    rows = [raw(str(n), flac(scene(n))) for n in range(4)] + [raw("part", flac(scene(2)[20_000:70_000]))]
+    found = find_overlap(rows, folder=tmp_path)
+    assert [set(pair[:2]) for pair in ids(found)] == [{"2", "part"}]
+    assert "1 pairs of clips; 2 rows of the set" in found.summary()
+
+
+def test_order_and_processes_do_not_matter(tmp_path):
+    train = [raw(f"t{n}", flac(scene(n) / 2), source_id=f"r{n % 5}") for n in range(40)]
+    evaluation = [raw(f"e{n}", flac(scene(n)), source_id=f"r{n}") for n in range(30, 50)]
+    one = find_overlap(train, evaluation, folder=tmp_path / "one")
+    for rows in (train, evaluation):
+        random.Random(0).shuffle(rows)
+    other = find_overlap(train, evaluation, folder=tmp_path / "two", num_proc=2)
+    assert len(one.pairs) == 10
+    assert ids(one) == ids(other)
+    assert [pair.match for pair in one.pairs] == [pair.match for pair in other.pairs]
+
+
+def test_broken_recordings_are_named_and_counted_and_the_rest_is_compared(tmp_path):
+    (tmp_path / "noise.wav").write_bytes(b"RIFF but no sound")
+    whole = flac(scene(1))
+    train = [
+        raw("gone", str(tmp_path / "gone.wav")),
+        raw("noise", str(tmp_path / "noise.wav")),
+        raw("cut", whole[: len(whole) // 2]),
+        raw("good", flac(scene(0) / 2)),
+    ]
+    found = find_overlap(train, [raw("e", flac(scene(0)))], folder=tmp_path / "prints")
+    assert ids(found) == [("good", "e", ("sound",))]
+    told = found.summary()
+    assert "not compared, of the training set: 3 problems:" in told
+    assert "list:1: audio" in told and "gone.wav" in told
+    assert "list:2: audio" in told and "noise.wav" in told
+    assert "list:3: audio" in told
+
+
+def test_fingerprints_are_made_once_and_again_for_another_content(tmp_path, monkeypatch):
+    rows = [raw("a", flac(scene(0))), raw("b", flac(STEADY["tone"]))]
+    first = find_overlap(rows, folder=tmp_path)
+    monkeypatch.setattr("audiollm.curation.overlap.fingerprint", lambda _: pytest.fail("made again"))
+    assert find_overlap(rows[::-1], folder=tmp_path).summary() == first.summary()
+    with pytest.raises(pytest.fail.Exception):
+        find_overlap([*rows, raw("c", flac(scene(1)))], folder=tmp_path)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
+        "bits.npy",
+        "strong.npy",
+        "starts.npy",
+        "about.json",
+    }
+
+
+def test_a_damaged_folder_of_fingerprints_is_refused_by_name(tmp_path):
+    rows = [raw("a", flac(scene(0)))]
+    find_overlap(rows, folder=tmp_path)
+    (bits,) = tmp_path.rglob("bits.npy")
+    bits.write_bytes(bits.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=f"{bits.parent} holds no fingerprints, or damaged ones .*; delete it"):
+        find_overlap(rows, folder=tmp_path)
+
+
+def test_names_of_sources_are_found_across_sets(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+
+    def row(name: str, number: int, source: str, source_id: str | None) -> dict[str, Any]:
+        audio.write(tmp_path / name, scene(number), MADE_RATE)
+        return raw(name, str(tmp_path / name), source=source, **({"source_id": source_id} if source_id else {}))
+
+    train = [
+        row("a/Yr1nicOVtvkQ.flac", 0, "audioset", None),
+        row("a/1-100032-A-0.flac", 1, "esc50", "1-100032-A-0.wav"),
+        row("a/00012.flac", 2, "one", "12"),
+        row("a/84-121123-0000.flac", 3, "mine", None),
+        row("a/x1.flac", 4, "set", "same"),
+    ]
+    evaluation = [
+        row("b/r1nicOVtvkQ_130.flac", 10, "audiocaps", None),
+        row("b/100032.flac", 11, "fsd50k", "100032"),
+        row("b/00012.flac", 12, "two", "12"),
+        row("b/84-121123-0000.flac", 13, "theirs", None),
+        row("b/x2.flac", 14, "set", "same"),
+    ]
+    found = find_overlap(train, evaluation, folder=tmp_path / "prints")
+    assert sorted((str(one)[2:], str(other)[2:], *kinds) for one, other, kinds in ids(found)) == [
+        ("1-100032-A-0.flac", "100032.flac", "freesound"),
+        ("84-121123-0000.flac", "84-121123-0000.flac", "file name"),
+        ("Yr1nicOVtvkQ.flac", "r1nicOVtvkQ_130.flac", "youtube"),
+        ("x1.flac", "x2.flac", "source_id"),
+    ]
+    assert found.count(("sound", "content")) == 0
+
+
+def test_plain_numbers_and_words_with_numbers_are_no_names():
+    for name in ("train-00012.wav", "clip3.flac", "0001.wav"):
+        row = parse_row(raw("a", name))
+        assert not names_of(row, row.clips[0])
+
+
+def test_the_report_names_both_origins(tmp_path):
+    rows = tmp_path / "train.jsonl"
+    audio.write(tmp_path / "one.flac", scene(0), MADE_RATE)
+    rows.write_text(json.dumps(raw("a", "one.flac")) + "\n")
+    found = find_overlap(str(rows), [raw("e", flac(scene(0)[8_000:]))], folder=tmp_path / "prints")
+    found.write(tmp_path / "report.jsonl")
+    (line,) = map(json.loads, Path(tmp_path / "report.jsonl").read_text().splitlines())
+    assert line["train"]["origin"] == f"{rows}:1" and line["evaluation"]["origin"] == "list:1"
+    assert line["found"] == ["sound"] and line["offset_s"] == pytest.approx(-0.5, abs=0.04)
