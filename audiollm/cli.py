@@ -89,7 +89,7 @@ def train(
 ) -> None:
     """Train the stages of a recipe, then evaluate and report; what is done already is skipped."""
     from audiollm import training
-    from audiollm.recipe import load_recipe, require_files, require_stage
+    from audiollm.recipe import load_recipe, require_files, require_stage, training_paths
     from audiollm.resources import deepspeed_file
 
     if os.environ.get("RANK", "0") != "0":
@@ -114,6 +114,11 @@ def train(
     require_stage(loaded, stage)  # said before the rows are made, which takes a while
     steps = {name: (loaded.prepared_folder(name), options) for name, options in loaded.prepare.items()}
     prepare_seconds = prepare_all(steps)
+    if loaded.refuse_overlap and os.environ.get("RANK", "0") == "0":
+        from audiollm.curation.overlap import refuse_overlap
+
+        evaluated = [entry.path for entry in loaded.evaluate]
+        refuse_overlap(training_paths(loaded), evaluated, Path(loaded.cache, "fingerprints"))
     training.run_recipe(loaded, stage=stage, deepspeed=sharding, fsdp=fsdp, sample=show_answers)
     if stage is None and os.environ.get("RANK", "0") == "0":
         judge(loaded, prepare_seconds=prepare_seconds)

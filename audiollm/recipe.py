@@ -451,6 +451,10 @@ class Recipe(Settings):
     """Which rows may be trained on: `any`, `research` (all that does not forbid it), or `commercial`.
 
     A mixture with other rows is refused, with their sources and licences."""
+    refuse_overlap: bool = False
+    """Whether a recording of training that is also asked about under `evaluate` stops the run before it begins.
+
+    Recordings are compared by the names of their sources and by sound; `audiollm overlap` lists them."""
     prepare: dict[str, Annotated[dict[str, Any], BeforeValidator(lambda options: options or {})]] = Field(default={})
     """Rows that a data converter makes when they are not there yet: converter -> its options."""
     model: ModelSettings
@@ -577,6 +581,12 @@ def data_paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 yield f"stages.{name}.data.{split}.{index}.path", source.path
     for index, evaluation in enumerate(recipe.evaluate):
         yield f"evaluate.{index}.path", evaluation.path
+
+
+def training_paths(recipe: Recipe) -> list[str]:
+    """The files of rows that the stages train on, each once."""
+    paths = (source.path for stage in recipe.stages.values() for source in stage.data.train)
+    return list(dict.fromkeys(paths))
 
 
 def recipe_schema() -> dict[str, Any]:

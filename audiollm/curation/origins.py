@@ -4,12 +4,14 @@ Both come as chunks, which workers convert one by one, and machines by turns (`-
 on the source and on `rows_a_chunk` alone, so that what was converted before a stop is right after it.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow
+from fsspec.core import url_to_fs
 from pyarrow import parquet
 
 from audiollm.conversation import RowError
@@ -59,6 +61,9 @@ def open_origin(
         if read is None:
             raise ValueError(f"{folder} holds no Parquet file, and {name} reads nothing else; {_where(dataset)}")
         return ArchiveOrigin(name, dataset, read, folder, split, limit, rows_a_chunk)
+    if source and "://" in source and not source.startswith(PREFIX):
+        stores = [Store(source.rstrip("/"), one) for one in dataset.splits[split]]
+        return ParquetOrigin(name, dataset, stores, split, limit)
     if source and not (folder and folder.is_dir()) and not _may_be_of_the_hub(source):
         raise ValueError(f"there is no folder {source}; {_where(dataset)}")
     if source is None and dataset.hub is None:
@@ -118,10 +123,34 @@ def key_of(row: Mapping[str, Any], dataset: DataSet) -> tuple[Any, ...]:
     return tuple(row[name] for name in dataset.group_by)
 
 
+class Store(NamedTuple):
+    """The Parquet files of a split in a folder of an object store, by an address that fsspec knows: s3://, gs:// ..."""
+
+    name: str
+    split: str
+
+    def files(self) -> list[Path | RemoteFile]:
+        """Those whose path says the split; RowError where there is none, or the store is out of reach."""
+        try:
+            filesystem, folder = url_to_fs(self.name)
+            found = sorted(path for path in filesystem.find(folder) if path.endswith(".parquet"))
+        except (OSError, ImportError, ValueError) as error:
+            raise RowError(
+                self.name, "", f"cannot be listed ({error}); check the address and its credentials"
+            ) from None
+        named = re.compile(rf"(?:^|[/_.-]){re.escape(self.split)}(?:[/_.-]|$)")
+        mine = [path for path in found if named.search(path.removeprefix(folder))]
+        if not mine:
+            raise RowError(self.name, "", f"has no split {self.split!r} among its {len(found)} Parquet files")
+        return [RemoteFile(filesystem.unstrip_protocol(path), str(filesystem.ukey(path))) for path in mine]
+
+
 class ParquetOrigin:
     """Parquet files, on disk or on the hub, read where they lie: row groups in a row until they are 500 MB."""
 
-    def __init__(self, name: str, dataset: DataSet, parts: Sequence[HubDataset], split: str, limit: int | None) -> None:
+    def __init__(
+        self, name: str, dataset: DataSet, parts: Sequence[HubDataset | Store], split: str, limit: int | None
+    ) -> None:
         self.name, self.dataset, self.parts, self.split, self.limit = name, dataset, parts, split, limit
 
     def files(self) -> list[Path | RemoteFile]:

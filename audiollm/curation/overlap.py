@@ -509,6 +509,19 @@ def find_overlap(train: Any, evaluation: Any = None, *, folder: str | Path, num_
     return Overlap(first, second, pairs, index.passed_over)
 
 
+def refuse_overlap(train: Sequence[str], evaluation: Sequence[str], folder: str | Path) -> None:
+    """ValueError if the rows of some files are about recordings that others are about too, with the first pair."""
+    for against in evaluation:
+        found = find_overlap(list(train), against, folder=folder)
+        if found.pairs:
+            pair = found.pairs[0]
+            where = f"{pair.train.origin} and {pair.evaluation.origin} ({', '.join(pair.found)})"
+            raise ValueError(
+                f"{len(found.pairs):,} recordings of training are in {against} too, the first in {where}; "
+                "`audiollm overlap` lists them: leave them out, or set refuse_overlap to false"
+            )
+
+
 def read_side(source: Any, name: str) -> Side:
     """The clips of a set; what cannot be read is counted."""
     problems = Problems()

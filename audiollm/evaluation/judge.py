@@ -27,6 +27,9 @@ from audiollm.inference import Listener, load
 from audiollm.recipe import EvaluationSettings, Recipe
 from audiollm.report import ReportData, choose_examples, print_scores, write_report
 
+MOST_SOURCES = 20
+"""Sources of rows that the report names for a stage."""
+
 
 def judge(recipe: Recipe, *, prepare_seconds: float = 0.0) -> dict[str, EvaluationResult]:
     """Evaluate the run's last checkpoint, write results.json and report.html, and print the table."""
@@ -93,8 +96,20 @@ def report_data(
         settings=recipe.to_yaml(),
         hardware=hardware(),
         versions={"audiollm": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        learned_from={name: learned_from(stage) for name, stage in stages.items() if stage.get("licences")},
         remarks=[f"{name}: {remark}" for name, result in results.items() for remark in result.remarks],
     )
+
+
+def learned_from(stage: Mapping[str, Any]) -> str:
+    """The rows of a stage by source and licence, most first, and how their sound was changed."""
+    most = sorted(stage["licences"], key=lambda one: -one[2])
+    told = [
+        f"{source or 'rows of no source'} ({license or 'licence unknown'}, {n:,} rows)" for license, source, n in most
+    ]
+    more = f" and {len(told) - MOST_SOURCES} more" if len(told) > MOST_SOURCES else ""
+    augmented = f"; augmented: {stage['augmentation']}" if stage.get("augmentation") else ""
+    return ", ".join(told[:MOST_SOURCES]) + more + augmented
 
 
 def side_by_side(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

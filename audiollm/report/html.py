@@ -54,6 +54,8 @@ class ReportData:
     """The resolved recipe, as YAML."""
     hardware: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    learned_from: Mapping[str, str] = field(default_factory=dict)
+    """Stage -> its rows by source and licence, and how their sound was changed."""
     remarks: Sequence[str] = ()
     """What a reader of the scores should know, such as rows that could not be asked."""
     created: datetime = field(default_factory=lambda: datetime.now().astimezone())

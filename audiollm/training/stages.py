@@ -370,7 +370,7 @@ def train_stage(
     run_trainer(trainer, name, work, started, interrupted)
     built.model.trained_parts = trainer.trained
     built.model.eval()
-    finish_stage(recipe, name, built, trainer, run, sharding)
+    finish_stage(recipe, name, built, trainer, data, run, sharding)
     if trainer.is_sharded:  # nobody takes a model out of DeepSpeed's hands, or FSDP2's
         unset_hf_deepspeed_config()
         built = load_built(run.path / name, recipe.in_bfloat16)
@@ -408,7 +408,13 @@ def run_trainer(trainer: StageTrainer, name: str, work: Path, started: float, in
 
 
 def finish_stage(
-    recipe: Recipe, name: str, built: Built, trainer: StageTrainer, run: RunFolder, sharding: Sharding
+    recipe: Recipe,
+    name: str,
+    built: Built,
+    trainer: StageTrainer,
+    data: StageData,
+    run: RunFolder,
+    sharding: Sharding,
 ) -> None:
     """Write the stage's checkpoint, and note it as done; for all ranks."""
     best = trainer.best if trainer.is_sharded else None
@@ -429,7 +435,7 @@ def finish_stage(
                 state=state,
             )
         names = list(recipe.stages)
-        record = record_of(recipe, name, trainer, sharding)
+        record = record_of(recipe, name, trainer, data, sharding)
         run.finish(name, record, later=names[names.index(name) + 1 :])
 
 
@@ -647,7 +653,7 @@ def seconds_before(resume_point: str | None) -> float:
     return max((entry.get("seconds", 0.0) for entry in history), default=0.0)
 
 
-def record_of(recipe: Recipe, name: str, trainer: StageTrainer, sharding: Sharding) -> dict[str, Any]:
+def record_of(recipe: Recipe, name: str, trainer: StageTrainer, data: StageData, sharding: Sharding) -> dict[str, Any]:
     """What run.json keeps of a stage."""
     history, bad_rows = trainer.state.log_history, trainer.bad_rows.quarantine.rows
     return {
@@ -659,4 +665,6 @@ def record_of(recipe: Recipe, name: str, trainer: StageTrainer, sharding: Shardi
         "problems": [sentence(row) for row in bad_rows if row["found"] == "hearing"],
         "rows_left_out": sum(row["found"] != "hearing" for row in bad_rows),
         "bad_steps": trainer.bad_steps.found,
+        "licences": [(license, source, rows) for (license, source), rows in data.licences.items()],
+        "augmentation": str(trainer.recordings.augment or ""),
     }

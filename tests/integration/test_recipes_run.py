@@ -212,6 +212,20 @@ def test_prompts_that_the_recipe_changes_are_kept(workplace):
     assert load("runs/finetune").processor.system_prompt == "You listen."
 
 
+def test_a_test_that_is_in_training_is_refused_and_the_report_names_sources_and_licences(workplace):
+    rows = [{"audio": f"recordings/{name}.wav", "question": "What?", "answer": text} for name, text in TEXTS.items()]
+    for number, file in enumerate(("mine.jsonl", "theirs.jsonl")):
+        lines = [row | {"source": "bells", "license": "cc0-1.0"} for row in rows[2 * number : 2 * number + 2]]
+        Path(file).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["train", "finetune", "data=mine.jsonl", "stages.finetune.trainer.max_steps=1", "refuse_overlap=true"]
+    refused = CliRunner().invoke(cli.app, [*words, "evaluate=[{path: mine.jsonl}]"])
+    assert refused.exit_code == 2 and "2 recordings of training are in mine.jsonl too, the first in" in refused.stderr
+    assert not Path("runs/finetune/run.json").exists()
+    run(*words, "evaluate=[{path: theirs.jsonl}]", "stages.finetune.data.augment={gain: {probability: 0.5}}")
+    page = Path("runs/finetune/report.html").read_text()
+    assert "bells (cc0-1.0, 2 rows); augmented: gain 50%" in page
+
+
 def lora_of(folder: str) -> torch.Tensor:
     """All LoRA weights of a checkpoint, as one vector."""
     tensors = [

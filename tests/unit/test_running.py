@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import fsspec
 import pyarrow
 import pytest
 from converters import RATE, tone, write_csv, write_sound
@@ -172,6 +173,21 @@ def test_rows_of_parquet_are_those_of_the_archive_and_places_are_rows_of_the_fil
     assert all(
         (a.clips[0].load(RATE) == b.clips[0].load(RATE)).all() for a, b in zip(ours[::9], theirs[::9], strict=True)
     )
+
+
+def test_parquet_in_an_object_store_is_read_where_it_lies(tmp_path, whole):
+    files = fsspec.filesystem("memory")
+    for name in ("train-00000.parquet", "other-00000.parquet"):
+        files.pipe(f"/bucket/esc/data/{name}", (parquet_of(tmp_path / name, 25) / "train.parquet").read_bytes())
+    prepare("esc50", tmp_path / "out", {"source": "memory://bucket/esc", "audio": "flac"})
+    ours = load_rows([str(tmp_path / "out" / name) for name in ("test.jsonl", "train.jsonl")], strict=True)
+    theirs = load_rows([str(tmp_path / "whole" / name) for name in ("test.jsonl", "train.jsonl")], strict=True)
+    assert [(row.id, row.target) for row in ours] == [(row.id, row.target) for row in theirs]
+    files.rm("/bucket/esc/data/train-00000.parquet")
+    with pytest.raises(ValueError, match="has no split 'train' among its 1 Parquet files"):
+        prepare("esc50", tmp_path / "none", {"source": "memory://bucket/esc"})
+    with pytest.raises(ValueError, match="nothing://x: cannot be listed"):
+        prepare("esc50", tmp_path / "none", {"source": "nothing://x"}, overwrite=True)
 
 
 def test_embedded_sound_is_stored_once_a_recording(archive, tmp_path):
