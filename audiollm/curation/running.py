@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -113,45 +113,52 @@ def run(
     and embed for Parquet. limit: rows of the source, of each split. shard: "2/8" converts the second of eight parts.
     """
     converter = find(spec)
-    name, dataset = called(converter), converter.SET
     source = source or getattr(converter, "SOURCE", None)
+    config = config or (converter.SET.config if source in (None, converter.SET.hub) else None)
     mine, of = parse_shard(shard)
     parts = out / ("parts" if of == 1 else f"parts-{mine}-of-{of}")
     parts.mkdir(parents=True, exist_ok=True)
-    numbers = count()
-    told = config or (dataset.config if source in (None, dataset.hub) else None)
     bad: list[RowError] = []
-
-    def mode(chunk: Chunk) -> AudioMode:
-        """As asked for; else sound in Parquet stays there, and recordings stay where they are."""
-        if audio != "auto":
-            return audio
-        return "embed" if chunk.rows is None and "recordings" not in options else "paths"
-
-    def jobs() -> Iterator[Job]:
-        missing: list[Exception] = []
-        for wanted in splits_of(name, dataset, split):
-            origin = open_origin(
-                name, dataset, getattr(converter, "read", None), source, wanted,
-                config=told, revision=revision, limit=limit, rows_a_chunk=ROWS_A_CHUNK,
-            )  # fmt: skip
-            try:
-                for chunk in origin.chunks():
-                    number = next(numbers)
-                    if number % of == mine - 1:
-                        job = chunk._replace(number=number)
-                        yield Job(spec, job, parts, out, mode(chunk), seed, phrasings == "held_out", told, options)
-            except NoSuchSplit as error:
-                missing.append(error)
-            bad.extend(origin.bad())
-        if missing and (split is not None or len(missing) == len(dataset.splits)):
-            raise missing[0]
-        for lacking in missing:
-            print(f"{name}: left out: {lacking}")
-
-    convert_all(jobs(), num_proc, name)
+    chunks = chunks_of(converter, source, split, bad, config=config, revision=revision, limit=limit)
+    jobs = (
+        Job(spec, chunk, parts, out, mode_of(audio, chunk, options), seed, phrasings == "held_out", config, options)
+        for chunk in islice(chunks, mine - 1, None, of)
+    )
+    convert_all(jobs, num_proc, called(converter))
     lines = Figures(len(bad), Counter(), [(error.origin, NOT_A_ROW, error.cause) for error in bad])
     return joined(out, parts, lines, "" if of == 1 else f"-{mine:05d}-of-{of:05d}")
+
+
+def mode_of(audio: Literal["auto", "paths", "embed", "flac"], chunk: Chunk, options: Mapping[str, Any]) -> AudioMode:
+    """As asked for; else sound in Parquet stays there, and recordings stay where they are."""
+    if audio != "auto":
+        return audio
+    return "embed" if chunk.rows is None and "recordings" not in options else "paths"
+
+
+def chunks_of(
+    converter: Any, source: str | None, split: str | None, bad: list[RowError],
+    *, config: str | None, revision: str | None, limit: int | None,
+) -> Iterator[Chunk]:  # fmt: skip
+    """The chunks of all splits, numbered from 0; lines that are no rows go to `bad`, and missing splits are named."""
+    name, dataset = called(converter), converter.SET
+    numbers = count()
+    missing: list[Exception] = []
+    for wanted in splits_of(name, dataset, split):
+        origin = open_origin(
+            name, dataset, getattr(converter, "read", None), source, wanted,
+            config=config, revision=revision, limit=limit, rows_a_chunk=ROWS_A_CHUNK,
+        )  # fmt: skip
+        try:
+            for chunk in origin.chunks():
+                yield chunk._replace(number=next(numbers))
+        except NoSuchSplit as error:
+            missing.append(error)
+        bad.extend(origin.bad())
+    if missing and (split is not None or len(missing) == len(dataset.splits)):
+        raise missing[0]
+    for lacking in missing:
+        print(f"{name}: left out: {lacking}")
 
 
 def parse_shard(shard: str | None) -> tuple[int, int]:

@@ -167,9 +167,7 @@ def _clip_view(clip: AudioPart, longest_s: float) -> dict[str, Any]:
         samples_L = clip.load(PLAYER_RATE)
     except (AudioError, RowError) as error:
         return {"error": str(error)}
-    seconds = len(samples_L) / PLAYER_RATE
-    samples_L = samples_L[: int(longest_s * PLAYER_RATE)]
-    shown = f"{seconds:.1f} s" if seconds <= longest_s else f"first {longest_s:.0f} s of {seconds:.0f} s"
+    samples_L, shown = beginning(samples_L, longest_s)
     picture = spectrogram.png(spectrogram.log_mel(samples_L, PLAYER_RATE))
     return {
         "error": None,
@@ -177,6 +175,13 @@ def _clip_view(clip: AudioPart, longest_s: float) -> dict[str, Any]:
         "audio": data_uri("audio/flac", audio.encode(samples_L, PLAYER_RATE, "FLAC")),
         "picture": data_uri("image/png", picture),
     }
+
+
+def beginning(samples_L: np.ndarray, longest_s: float) -> tuple[np.ndarray, str]:
+    """What a player gets of a clip at PLAYER_RATE, and how long it and the clip are in words."""
+    seconds = len(samples_L) / PLAYER_RATE
+    shown = f"{seconds:.1f} s" if seconds <= longest_s else f"first {longest_s:.0f} s of {seconds:.0f} s"
+    return samples_L[: max(int(longest_s * PLAYER_RATE), 1)], shown
 
 
 def data_uri(kind: str, content: bytes) -> str:

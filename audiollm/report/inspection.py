@@ -26,7 +26,7 @@ from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Row, RowError
 from audiollm.report import spectrogram
 from audiollm.report.figures import duration, percent
-from audiollm.report.html import PLAYER_RATE, TEMPLATES, data_uri, write_page
+from audiollm.report.html import PLAYER_RATE, TEMPLATES, beginning, data_uri, write_page
 
 PLAYER_SECONDS = 30.0
 """The clips of a row are played to this length together."""
@@ -253,9 +253,7 @@ def clip_view(clip: AudioPart, longest_s: float) -> dict[str, Any]:
         samples_L = clip.load(PLAYER_RATE)
     except (AudioError, RowError) as error:
         return {"error": str(error)}
-    seconds = len(samples_L) / PLAYER_RATE
-    samples_L = samples_L[: max(int(longest_s * PLAYER_RATE), 1)]
-    shown = f"{seconds:.1f} s" if seconds <= longest_s else f"first {longest_s:.0f} s of {seconds:.0f} s"
+    samples_L, shown = beginning(samples_L, longest_s)
     return {
         "error": None,
         "seconds": shown,
