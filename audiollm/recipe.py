@@ -32,6 +32,8 @@ from pydantic import (
 
 from audiollm.data.augment import AugmentSettings
 from audiollm.data.licences import Policy
+from audiollm.models.listening import ListeningSettings
+from audiollm.models.plugins import import_own
 from audiollm.models.settings import Settings, nearest, refuse_unknown
 from audiollm.recipe_files import Layers, RecipeError, read_layers, resolve
 from audiollm.recipe_trainer import MUON, check_trainer, default_learning_rate, trainer_types
@@ -71,11 +73,13 @@ def as_weight(value: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------------- the model
 
 
-def check_encoder_name(name: str) -> str:
-    """Refuse an encoder that is not in the table."""
+def check_encoder_name(name: str | None) -> str | None:
+    """Refuse an encoder that is not in the table, and cannot be imported."""
     from audiollm.models.encoders import encoder_class
 
-    encoder_class(name)
+    if name is not None:
+        import_own(name, "encoder")
+        encoder_class(name)
     return name
 
 
@@ -83,14 +87,15 @@ def check_connector_block(block: dict[str, Any]) -> dict[str, Any]:
     """The block with the connector's defaults filled in."""
     from audiollm.models.connectors import check_connector
 
+    import_own(str(block.get("name", "")), "connector")
     return check_connector(block)
 
 
-class EncoderSettings(Settings):
-    """The audio encoder: a pretrained one by `checkpoint`, or one from scratch by `config`."""
+class EncoderSettings(ListeningSettings):
+    """An audio encoder: a pretrained one by `checkpoint`, or one from scratch by `config`."""
 
-    name: Annotated[str, AfterValidator(check_encoder_name)] = "whisper"
-    """Family of the encoder."""
+    name: Annotated[str | None, AfterValidator(check_encoder_name)] = None
+    """Family of the encoder, or `package.module:Class` of your own; null takes what the checkpoint is, or whisper."""
     checkpoint: str | None = None
     """Name on the Hugging Face hub, or a folder."""
     revision: str | None = None
@@ -138,11 +143,17 @@ class LanguageModelSettings(Settings):
         return self
 
 
+Encoders = Annotated[
+    Annotated[EncoderSettings, Tag("one")] | Annotated[list[EncoderSettings], Field(min_length=2), Tag("several")],
+    Discriminator(lambda value: "several" if isinstance(value, list) else "one"),
+]
+
+
 class ModelSettings(Settings):
     """The parts of the model, or one of our own checkpoints to start from."""
 
-    encoder: EncoderSettings | None = None
-    """What listens."""
+    encoder: Encoders | None = None
+    """What listens; of a list, each hears the same clip, and their frames stand side by side."""
     connector: Annotated[dict[str, Any], AfterValidator(check_connector_block)] | None = None
     """What carries the encoder's frames to the language model: its `name`, and that connector's own settings."""
     llm: LanguageModelSettings | None = None
@@ -164,6 +175,17 @@ class ModelSettings(Settings):
         if self.checkpoint is not None and len(missing) < 3:
             raise ValueError("give either `checkpoint` (a whole model) or its parts; null leaves an inherited one out")
         return self
+
+    @property
+    def encoders(self) -> list[EncoderSettings]:
+        """What listens, one or several."""
+        return self.encoder if isinstance(self.encoder, list) else [self.encoder] if self.encoder else []
+
+    @property
+    def encoder_spec(self) -> Any:
+        """What listens, as `parts.build` takes it."""
+        specs = [encoder.model_dump(exclude_none=True) for encoder in self.encoders]
+        return specs if isinstance(self.encoder, list) else specs[0]
 
 
 def needs_one_of(settings: S, one: str, other: str) -> S:

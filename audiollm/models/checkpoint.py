@@ -25,8 +25,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from audiollm.models.configuration import AudioLLMConfig
-from audiollm.models.encoders import ENCODERS
+from audiollm.models.encoders import SideBySide, encoder_of
+from audiollm.models.encoders.registry import CLASS
 from audiollm.models.freezing import attach_lora, has_lora, part_of
+from audiollm.models.listening import LISTENING
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import assemble, base_of, check_fingerprint, head_of, load_causal
 from audiollm.models.quantize import check_scheme, quantize_linears
@@ -259,12 +261,24 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 def load_encoder(config: AudioLLMConfig, is_stored: bool, dtype: torch.dtype) -> Any:
     """An empty encoder for stored tensors, or the named base, checked."""
-    cls = ENCODERS[config.audio_config.model_type]
+    audio_config = config.audio_config
+    cls = encoder_of(audio_config.to_dict())
     if is_stored:
-        return cls(config.audio_config).to(dtype)
+        return cls(audio_config).to(dtype)
     base = (config.bases or {})["encoder"]
-    tower = cls.load(base["checkpoint"], base["revision"])
+    if "several" not in base:
+        return load_base_encoder(audio_config.to_dict(), base, dtype)
+    each = zip(audio_config.encoders, base["several"], strict=True)
+    return SideBySide(audio_config, [load_base_encoder(one, named, dtype) for one, named in each])
+
+
+def load_base_encoder(audio_config: Mapping[str, Any], base: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """A named base, checked, listened to as the config says."""
+    tower = encoder_of(audio_config).load(base["checkpoint"], base["revision"])
     check_fingerprint(base, base_of(base, tower))
+    for key in (LISTENING, CLASS):
+        if key in audio_config:
+            setattr(tower.config, key, audio_config[key])
     return tower.to(dtype)
 
 

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from audiollm.models.encoders import encoder_class
+from audiollm.models.encoders import encoder_config, encoder_of
 from audiollm.models.lengths import num_audio_tokens
 
 PARTS = ("encoder", "connector", "lora", "llm")
@@ -29,7 +29,7 @@ class AudioLLMConfig(PreTrainedConfig):
     quantize: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.audio_config = as_config(self.audio_config)
+        self.audio_config = encoder_config(self.audio_config)
         self.text_config = as_config(self.text_config)
         if self.text_config is not None:  # only the top-level setting counts for tying
             kwargs["tie_word_embeddings"] = bool(getattr(self.text_config, "tie_word_embeddings", False))
@@ -44,7 +44,7 @@ class AudioLLMConfig(PreTrainedConfig):
     @property
     def sampling_rate(self) -> int:
         """Hz; every clip is resampled to it when it is loaded."""
-        return encoder_class(self.audio_config.model_type).sampling_rate
+        return int(encoder_of(self.audio_config.to_dict()).sampling_rate)
 
     def num_audio_tokens(self, num_samples: int) -> int:
         """Audio tokens for a clip of `num_samples` at `sampling_rate`."""

@@ -25,6 +25,11 @@ def part_of(name: str) -> str:
     return "llm"
 
 
+def is_fixed(name: str) -> bool:
+    """Whether a parameter never trains: the positions of a Whisper are a fixed sinusoid."""
+    return part_of(name) == "encoder" and name.endswith(".embed_positions.weight")
+
+
 def named_parameters_of(model: nn.Module, part: str) -> Iterator[tuple[str, nn.Parameter]]:
     """The parameters of one part."""
     return ((name, parameter) for name, parameter in model.named_parameters() if part_of(name) == part)
@@ -40,9 +45,8 @@ def select_trainable(model: AudioLLMForConditionalGeneration, parts: Collection[
             raise ValueError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
     if "llm" in parts and model.config.quantize:
         raise ValueError(f"train: llm is held in {model.config.quantize}, which cannot train; train `lora` on it")
-    positions = "model.audio_tower.embed_positions.weight"  # a fixed sinusoid, in every Whisper
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in parts and name != positions)
+        parameter.requires_grad_(part_of(name) in parts and not is_fixed(name))
     counts = {part: sum(p.numel() for _, p in named_parameters_of(model, part) if p.requires_grad) for part in parts}
     for part, count in counts.items():
         if count == 0:

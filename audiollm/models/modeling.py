@@ -17,7 +17,7 @@ from audiollm.models.attention import BLOCKS, blocks_of, branch_mask
 from audiollm.models.chunked_loss import cross_entropy_sum
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import build_connector
-from audiollm.models.encoders import encoder_class
+from audiollm.models.encoders import encoder_of
 from audiollm.models.splice import Kept, merge_frames, repeat_by_row, splice
 
 IGNORE_INDEX = -100
@@ -43,14 +43,8 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
 
     def __init__(self, config: AudioLLMConfig) -> None:
         super().__init__(config)
-        encoder = encoder_class(config.audio_config.model_type)
-        self.audio_tower = encoder(config.audio_config)
-        self.connector: Any = build_connector(
-            config.connector_config,
-            dim_in=encoder.width(config.audio_config.to_dict()),
-            dim_out=config.text_config.hidden_size,
-            frame_rate_hz=encoder.frame_rate_hz(config.audio_config.to_dict()),
-        )
+        self.audio_tower: Any = encoder_of(config.audio_config.to_dict())(config.audio_config)
+        self.connector: Any = connector_between(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
@@ -271,6 +265,19 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
         weights = list(self.lm_head.parameters())
         total = cross_entropy_sum(self.project, hidden_KD, labels_K, self.config.text_config.vocab_size, weights)
         return total / (supervised_BS.sum().clamp(min=1) if num_items is None else num_items)
+
+
+def connector_between(config: AudioLLMConfig) -> nn.Module:
+    """A new connector that fits the encoder and the language model of a config."""
+    audio_config = config.audio_config.to_dict()
+    encoder = encoder_of(audio_config)
+    return build_connector(
+        config.connector_config,
+        dim_in=encoder.width(audio_config),
+        dim_out=config.text_config.hidden_size,
+        frame_rate_hz=encoder.frame_rate_hz(audio_config),
+        sections=encoder.sections(audio_config),
+    )
 
 
 def is_trainable(module: nn.Module) -> bool:

@@ -4,7 +4,7 @@ Not here: loading what was saved (checkpoint.py).
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,27 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from audiollm.models.configuration import AudioLLMConfig
-from audiollm.models.connectors import build_connector, check_connector
-from audiollm.models.encoders import ENCODERS, encoder_class
-from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.connectors import check_connector
+from audiollm.models.encoders import (
+    ENCODERS,
+    SideBySide,
+    SideBySideConfig,
+    audio_config_of,
+    encoder_class,
+    encoder_of,
+)  # fmt: skip
+from audiollm.models.encoders.registry import CLASS
+from audiollm.models.listening import LISTENING, ListeningSettings
+from audiollm.models.modeling import AudioLLMForConditionalGeneration, connector_between
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.quantize import check_scheme, quantize_linears
 
 Spec = str | Mapping[str, Any]
 """A checkpoint's name or folder, or a mapping with `checkpoint`, `revision` and `quantize`, or with `config`."""
+
+
+EncoderSpec = Spec | Sequence[Spec]
+"""One encoder, or several that hear the same clip side by side."""
 
 
 @dataclass
@@ -33,7 +46,7 @@ class Built:
 
 def build(
     *,
-    encoder: Spec,
+    encoder: EncoderSpec,
     connector: Spec = "window_qformer",
     llm: Spec,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -51,7 +64,7 @@ def build(
     `dtype`. ValueError names what is wrong with a block.
     """
     types = {part: torch.bfloat16 if part in in_bfloat16 else dtype for part in ("encoder", "llm")}
-    audio_tower, encoder_base = build_encoder(as_mapping(encoder), types["encoder"])
+    audio_tower, encoder_base = build_encoder(encoder, types["encoder"])
     causal, llm_base = build_llm(as_mapping(llm), tokenizer, types["llm"])
     tokenizer = tokenizer or load_tokenizer(as_mapping(llm))
     connector_config = check_connector({"name": connector} if isinstance(connector, str) else connector)
@@ -72,7 +85,8 @@ def build(
     model = assemble(config, audio_tower=audio_tower, language_model=causal.base_model, lm_head=head_of(causal))
     model.generation_config = generation_config(causal.generation_config, processor, config)
     model.model.connector.to(dtype=torch.float32)  # trained: its small updates would be rounded away in bfloat16
-    match_connector_scale(model)
+    if connector_config["init"] == "text":
+        match_connector_scale(model)
     return Built(model, processor)
 
 
@@ -81,19 +95,61 @@ def as_mapping(spec: Spec) -> dict[str, Any]:
     return {"checkpoint": spec} if isinstance(spec, str) else dict(spec)
 
 
-def build_encoder(spec: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, dict[str, Any] | None]:
-    """The encoder and, for a checkpoint, what identifies it."""
+def build_encoder(spec: EncoderSpec, dtype: torch.dtype) -> tuple[Any, dict[str, Any] | None]:
+    """The encoder and, for a checkpoint, what identifies it; of several, what identifies each, if all have one."""
+    if not isinstance(spec, str | Mapping):
+        built = [build_encoder(one, dtype) for one in spec]
+        towers, bases = [tower for tower, _ in built], [base for _, base in built]
+        tower = SideBySide(SideBySideConfig(encoders=[one.config for one in towers]), towers)
+        return tower, {"several": bases} if all(bases) else None
+    spec = as_mapping(spec)
     checkpoint = spec.get("checkpoint")
     if checkpoint is None:
-        if not spec.get("config"):
-            raise ValueError("model.encoder needs `checkpoint` (a name or folder) or `config` (sizes, from scratch)")
-        cls = encoder_class(spec.get("name", "whisper"))
-        return cls(cls.config_class(**spec["config"])).to(dtype), None
-    name = AutoConfig.from_pretrained(checkpoint, revision=spec.get("revision")).model_type
-    if name not in ENCODERS:
-        raise ValueError(f"{checkpoint} is a {name!r} model, not an encoder; known: {', '.join(sorted(ENCODERS))}")
-    tower = ENCODERS[name].load(checkpoint, spec.get("revision")).to(dtype)
+        config = encoder_on_paper(spec)
+        return encoder_of(config.to_dict())(config).to(dtype), None
+    tower = class_of_checkpoint(spec)[0].load(checkpoint, spec.get("revision")).to(dtype)
+    say_how_to_listen(tower.config, spec)
     return tower, base_of(spec, tower)
+
+
+def encoder_on_paper(spec: EncoderSpec) -> Any:
+    """The config of an encoder, or of several, without its weights."""
+    if not isinstance(spec, str | Mapping):
+        return SideBySideConfig(encoders=[encoder_on_paper(one) for one in spec])
+    spec = as_mapping(spec)
+    if spec.get("checkpoint") is not None:
+        config = class_of_checkpoint(spec)[1]
+    elif spec.get("config"):
+        config = encoder_class(spec.get("name") or "whisper").config_class(**spec["config"])
+    else:
+        raise ValueError("model.encoder needs `checkpoint` (a name or folder) or `config` (sizes, from scratch)")
+    say_how_to_listen(config, spec)
+    return config
+
+
+def class_of_checkpoint(spec: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The encoder class for a checkpoint, and the config that it finds there: by its name, or by what it is."""
+    checkpoint, revision, name = str(spec["checkpoint"]), spec.get("revision"), spec.get("name")
+    if name is not None and name not in ENCODERS:  # a user's own
+        cls = encoder_class(name)
+        return cls, cls.config_class.from_pretrained(checkpoint, revision=revision or "main")
+    config = audio_config_of(AutoConfig.from_pretrained(checkpoint, revision=revision), checkpoint)
+    if name not in (None, config.model_type):
+        raise ValueError(f"model.encoder: {checkpoint} is a {config.model_type}, not a {name}; leave `name` out")
+    return ENCODERS[config.model_type], config
+
+
+def say_how_to_listen(config: Any, spec: Mapping[str, Any]) -> None:
+    """Write into an encoder's config which layers are heard and in which windows, and whose class it is."""
+    settings = ListeningSettings(**{key: spec[key] for key in ListeningSettings.model_fields if key in spec})
+    if said := settings.model_dump(exclude_defaults=True):
+        setattr(config, LISTENING, said)
+    name = spec.get("name")
+    if name is not None and name not in ENCODERS:
+        setattr(config, CLASS, name)
+    sizes, cls = config.to_dict(), encoder_of(config.to_dict())
+    if cls.taps(sizes) or settings.window_s or settings.overlap_s:
+        cls.windows(sizes)  # refuses what does not fit the encoder
 
 
 def build_llm(
@@ -140,15 +196,8 @@ def assemble(
     """A model around parts that are there already, with a new connector; nothing is initialised twice."""
     with torch.device("meta"):
         model = AudioLLMForConditionalGeneration(config)
-    encoder, audio_config = ENCODERS[config.audio_config.model_type], config.audio_config.to_dict()
-    connector = build_connector(
-        config.connector_config,
-        dim_in=encoder.width(audio_config),
-        dim_out=config.text_config.hidden_size,
-        frame_rate_hz=encoder.frame_rate_hz(audio_config),
-    )
     model.model.audio_tower = audio_tower
-    model.model.connector = connector
+    model.model.connector = connector_between(config)
     model.model.language_model = language_model
     model.lm_head = lm_head
     model.lora_config = None
@@ -185,8 +234,8 @@ def match_connector_scale(model: AudioLLMForConditionalGeneration) -> float:
     heard: Any = model.get_audio_features(noise, torch.ones_like(noise, dtype=torch.bool)).pooler_output
     model.train(training)
     factor = float(rms(embedding(ids)) / rms(heard).clamp(min=1e-12))
-    model.model.connector.output.weight.mul_(factor)
-    model.model.connector.output.bias.mul_(factor)
+    for parameter in model.model.connector.output.parameters():
+        parameter.mul_(factor)
     return factor
 
 

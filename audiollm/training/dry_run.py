@@ -20,13 +20,12 @@ from audiollm.data.dataset import Limits, Recordings
 from audiollm.models.checkpoint import ADAPTER, MANIFEST, attach_saved_lora, is_small_checkpoint
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import check_connector
-from audiollm.models.encoders import encoder_class
 from audiollm.models.freezing import select_trainable
 from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
-from audiollm.models.parts import load_tokenizer
+from audiollm.models.parts import encoder_on_paper, load_tokenizer
 from audiollm.models.processing import AudioLLMProcessor
-from audiollm.recipe import Recipe, StageSettings, missing_files, require_files
+from audiollm.recipe import ModelSettings, Recipe, StageSettings, missing_files, require_files
 from audiollm.training import memory
 from audiollm.training.memory import GIB, MIB, Load
 from audiollm.training.objectives import OBJECTIVES, build_objective
@@ -110,23 +109,28 @@ def parts_on_paper(recipe: Recipe) -> tuple[AudioLLMConfig, AudioLLMProcessor]:
     assert block.encoder is not None and block.llm is not None and block.connector is not None
     tokenizer = recipe_tokenizer(recipe) or load_tokenizer(block.llm.model_dump())
     config = AudioLLMConfig(
-        audio_config=sizes(block.encoder, {"model_type": block.encoder.name}),
+        audio_config=encoder_on_paper(block.encoder_spec),
         text_config=sizes(block.llm, vocabulary(tokenizer)),
         connector_config=check_connector(block.connector),
-        bases={part: {} for part in ("encoder", "llm") if getattr(block, part).checkpoint is not None},
+        bases=bases_on_paper(block),
         quantize=block.llm.quantize,
     )
-    rate = encoder_class(block.encoder.name).sampling_rate
     processor = AudioLLMProcessor.from_parts(
         tokenizer,
         config.audio_config.to_dict(),
         config.connector_config,
-        rate,
+        config.sampling_rate,
         block.chat_template_kwargs,
         block.system_prompt,
     )
     config.audio_token_id = processor.audio_token_id
     return config, processor
+
+
+def bases_on_paper(block: ModelSettings) -> dict[str, Any]:
+    """The parts that are public bases, without what identifies them."""
+    from_public = {"encoder": all(one.checkpoint for one in block.encoders), "llm": block.llm and block.llm.checkpoint}
+    return {part: {} for part, is_public in from_public.items() if is_public}
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

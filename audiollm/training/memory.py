@@ -19,6 +19,7 @@ from torch import nn
 
 from audiollm.data.dataset import Recordings, num_samples
 from audiollm.models.chunked_loss import CHUNK_VALUES
+from audiollm.models.encoders import SideBySide
 from audiollm.models.freezing import part_of
 from audiollm.models.quantize import can_be_quantized
 from audiollm.recipe_trainer import MUON
@@ -233,7 +234,9 @@ def copied(model: Any, size: int, load: Load, in_bfloat16: Collection[str], quan
 
 
 def depth_of(module: Any) -> int:
-    """Layers of a transformer."""
+    """Layers of a transformer, or of the encoders that stand side by side."""
+    if isinstance(module, SideBySide):
+        return sum(map(depth_of, module.towers))
     return int(module.config.num_hidden_layers)
 
 

@@ -39,7 +39,8 @@ def require_parts(recipe: Recipe) -> None:
     if model_type is not None and model_type not in CONFIG_MAPPING_NAMES:
         near = nearest(model_type, CONFIG_MAPPING_NAMES)
         raise recipe.error("model.llm.config.model_type", f"{model_type!r} is not of transformers; {near}")
-    for part, block in (("encoder", recipe.model.encoder), ("llm", recipe.model.llm)):
+    blocks = [("encoder", encoder) for encoder in recipe.model.encoders] + [("llm", recipe.model.llm)]
+    for part, block in blocks:
         if block is None or block.checkpoint is None:
             continue
         cause = unreachable(block.checkpoint, block.revision)

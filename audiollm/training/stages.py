@@ -308,7 +308,7 @@ def build_parts(recipe: Recipe) -> Built:
     block = recipe.model
     assert block.encoder is not None and block.llm is not None and block.connector is not None
     return build(
-        encoder=block.encoder.model_dump(exclude_none=True),
+        encoder=block.encoder_spec,
         connector=dict(block.connector),
         llm=block.llm.model_dump(exclude_none=True),
         tokenizer=recipe_tokenizer(recipe),

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from audiollm.models.settings import Settings
+from audiollm.models.connectors.base import ConnectorSettings, Sizes
 
 
-class MLPSettings(Settings):
+class MLPSettings(ConnectorSettings):
     """Stack k frames, then two layers: k * C -> hidden -> D."""
 
     stack: PositiveInt = 5
@@ -24,11 +24,11 @@ class MLPConnector(nn.Module):
 
     Settings = MLPSettings
 
-    def __init__(self, settings: MLPSettings, *, dim_in: int, dim_out: int, frame_rate_hz: float) -> None:
+    def __init__(self, settings: MLPSettings, sizes: Sizes) -> None:
         super().__init__()
         self.stack = settings.stack
-        self.input = nn.Linear(dim_in * settings.stack, settings.hidden_size)
-        self.output = nn.Linear(settings.hidden_size, dim_out)
+        self.input = nn.Linear(sizes.dim_in * settings.stack, settings.hidden_size)
+        self.output = nn.Linear(settings.hidden_size, sizes.dim_out)
 
     @staticmethod
     def num_tokens(settings: MLPSettings, num_frames: int, frame_rate_hz: float) -> int:

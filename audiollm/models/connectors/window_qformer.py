@@ -10,10 +10,10 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validat
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from audiollm.models.settings import Settings
+from audiollm.models.connectors.base import ConnectorSettings, Sizes
 
 
-class WindowQFormerSettings(Settings):
+class WindowQFormerSettings(ConnectorSettings):
     """One short transformer that reads each window of frames with a few learned queries."""
 
     window_s: PositiveFloat = 0.34
@@ -46,24 +46,24 @@ class WindowQFormer(nn.Module):
 
     Settings = WindowQFormerSettings
 
-    def __init__(self, settings: WindowQFormerSettings, *, dim_in: int, dim_out: int, frame_rate_hz: float) -> None:
+    def __init__(self, settings: WindowQFormerSettings, sizes: Sizes) -> None:
         super().__init__()
-        self.window = window_frames(settings.window_s, frame_rate_hz)
+        self.window = window_frames(settings.window_s, sizes.frame_rate_hz)
         config = Blip2QFormerConfig(
             hidden_size=settings.hidden_size,
             num_hidden_layers=settings.num_layers,
             num_attention_heads=settings.num_heads,
             intermediate_size=settings.intermediate_size,
-            encoder_hidden_size=dim_in,
+            encoder_hidden_size=sizes.dim_in,
             cross_attention_frequency=1,
             hidden_dropout_prob=settings.dropout,
             attention_probs_dropout_prob=settings.dropout,
         )
-        self.input_norm = nn.LayerNorm(dim_in)
+        self.input_norm = nn.LayerNorm(sizes.dim_in)
         self.query = nn.Parameter(torch.empty(1, settings.num_queries, settings.hidden_size))
         nn.init.normal_(self.query, std=0.02)
         self.qformer = Blip2QFormerModel(config)
-        self.output = nn.Linear(settings.hidden_size, dim_out)
+        self.output = nn.Linear(settings.hidden_size, sizes.dim_out)
 
     @staticmethod
     def num_tokens(settings: WindowQFormerSettings, num_frames: int, frame_rate_hz: float) -> int:

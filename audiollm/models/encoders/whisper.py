@@ -5,9 +5,9 @@ features, no padding to 30 s or to the longest clip, and windows for audio longe
 Shapes: N clips, L samples, M windows, F mel bins, T frames, C width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
 
+from audiollm.models.encoders.base import WaveformEncoder, frames_mask
 from audiollm.models.encoders.clips import CLIPS, joined, parted, prefer_clips
 
 N_FFT = 400
@@ -24,13 +25,12 @@ HOP = 160  # samples between two mel frames, as every published Whisper has it; 
 STRIDE = 2  # of the second convolution: two mel frames make one output frame
 
 
-class WhisperAudioEncoder(WhisperEncoder):
+class WhisperAudioEncoder(WaveformEncoder, WhisperEncoder):
     """Waveforms [N, L] at 16 kHz to frames [N, T, C] at 50 Hz; equals transformers' encoder at the full window.
 
     An encoder that is made from scratch may have a longer `hop_length` in its config: 320 gives 25 frames a second.
     """
 
-    sampling_rate: ClassVar[int] = 16_000
     config_class = WhisperConfig
 
     def __init__(self, config: WhisperConfig) -> None:
@@ -38,22 +38,30 @@ class WhisperAudioEncoder(WhisperEncoder):
         self.hop = hop_length(config.to_dict())
         prefer_clips(self)
 
-    @staticmethod
-    def frame_rate_hz(config: Mapping[str, Any]) -> float:
-        """Output frames a second: 50, or what `hop_length` makes of it."""
-        return 16_000 / hop_length(config) / STRIDE
+    @classmethod
+    def stride(cls, config: Mapping[str, Any]) -> int:
+        """Samples from one output frame to the next: 320, or what `hop_length` makes of it."""
+        return STRIDE * hop_length(config)
 
-    @staticmethod
-    def num_frames(config: Mapping[str, Any], num_samples: int) -> int:
-        """Output frames of a clip: whole windows of `max_source_positions`, then what is left."""
-        hop = hop_length(config)
-        whole, rest = divmod(num_samples, window_length(config["max_source_positions"], hop))
-        return whole * config["max_source_positions"] + output_frames(rest, hop)
+    @classmethod
+    def num_frames(cls, config: Mapping[str, Any], num_samples: int) -> int:
+        """Output frames of a clip: each begun one counts."""
+        return -(-num_samples // cls.stride(config))
 
-    @staticmethod
-    def width(config: Mapping[str, Any]) -> int:
-        """C, the width of a frame."""
-        return config["d_model"]
+    @classmethod
+    def max_frames(cls, config: Mapping[str, Any]) -> int:
+        """Rows of the position table: 1,500 (30 s) in every published Whisper."""
+        return int(config["max_source_positions"])
+
+    @classmethod
+    def layer_width(cls, config: Mapping[str, Any]) -> int:
+        """C of one layer."""
+        return int(config["d_model"])
+
+    @classmethod
+    def num_layers(cls, config: Mapping[str, Any]) -> int:
+        """Layers of the encoder alone."""
+        return int(config["encoder_layers"])
 
     @classmethod
     def load(cls, checkpoint: str, revision: str | None = None) -> "WhisperAudioEncoder":
@@ -64,36 +72,29 @@ class WhisperAudioEncoder(WhisperEncoder):
         encoder.load_state_dict(whole.encoder.state_dict())
         return encoder
 
-    def forward(self, input_values: Tensor, input_values_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, L] float32 and its bool mask -> frames [N, T, C] (zero after a clip's end) and bool [N, T]."""
-        window_samples = window_length(self.config.max_source_positions, self.hop)
-        lengths_N = input_values_mask.sum(-1)
-        windows_ML, lengths_M, kept_NK = cut_windows(input_values, lengths_N, window_samples)
-        mel_MFT = log_mel(windows_ML, lengths_M, window_samples, self.config.num_mel_bins, self.hop)
-        frames_MTC, mask_MT = self.encode(mel_MFT, mel_frames(lengths_M, self.hop))
-        return join_windows(frames_MTC, mask_MT, kept_NK)
-
-    def encode(self, mel_MFT: Tensor, mel_lengths_M: Tensor) -> tuple[Tensor, Tensor]:
+    def hear(self, windows_ML: Tensor, lengths_M: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """Log-mel windows to frames; the convolutions and attention see zeros or nothing after a window's end."""
-        mel_mask_MT = torch.arange(mel_MFT.shape[-1], device=mel_MFT.device) < mel_lengths_M[:, None]
+        most = window_length(self.config.max_source_positions, self.hop)
+        mel_MFT = log_mel(windows_ML, lengths_M, most, self.config.num_mel_bins, self.hop)
+        mel_mask_MT = frames_mask(mel_frames(lengths_M, self.hop), mel_MFT.shape[-1])
         x_MCT = F.gelu(self.conv1(mel_MFT.to(self.conv1.weight.dtype))) * mel_mask_MT[:, None]
         x_MTC = F.gelu(self.conv2(x_MCT)).transpose(1, 2)
         x_MTC = x_MTC + self.embed_positions.weight[: x_MTC.shape[1]]
         x_MTC = F.dropout(x_MTC, p=self.dropout, training=self.training)
         mask_MT = mel_mask_MT[:, ::STRIDE]
         if self.config._attn_implementation == CLIPS:
-            return self.encode_joined(x_MTC, mask_MT), mask_MT
+            states = self.run_layers(joined(x_MTC, mask_MT), None, taps, clip_lengths=mask_MT.sum(-1).tolist())
+            return [parted(state, mask_MT) for state in states], mask_MT
         attention_mask = create_bidirectional_mask(self.config, x_MTC, None if bool(mask_MT.all()) else mask_MT)
-        for layer in self.layers:
-            x_MTC = layer(x_MTC, attention_mask)
-        return self.layer_norm(x_MTC) * mask_MT[..., None], mask_MT
+        return self.run_layers(x_MTC, attention_mask, taps), mask_MT
 
-    def encode_joined(self, x_MTC: Tensor, mask_MT: Tensor) -> Tensor:
-        """The layers over the frames of all windows in one sequence: [M, T, C] -> [M, T, C], zero after the end."""
-        x_1SC, lengths = joined(x_MTC, mask_MT), mask_MT.sum(-1).tolist()
-        for layer in self.layers:
-            x_1SC = layer(x_1SC, None, clip_lengths=lengths)
-        return parted(self.layer_norm(x_1SC), mask_MT)
+    def run_layers(self, x_MTC: Tensor, mask: Tensor | None, taps: Sequence[int], **attention: Any) -> list[Tensor]:
+        """What the tapped layers give, no layer after them being run; or what the last norm gives."""
+        heard = {}
+        for number, layer in enumerate(self.layers[: max(taps, default=None)], 1):
+            x_MTC = layer(x_MTC, mask, **attention)
+            heard[number] = x_MTC
+        return [heard[tap] for tap in taps] or [self.layer_norm(x_MTC)]
 
 
 def hop_length(config: Mapping[str, Any]) -> int:
@@ -114,39 +115,6 @@ def window_length(max_source_positions: int, hop: int = HOP) -> int:
 def mel_frames(num_samples: Any, hop: int = HOP) -> Any:
     """Mel frames of a clip: ceil(L / hop); for numbers and tensors."""
     return -(-num_samples // hop)
-
-
-def output_frames(num_samples: int, hop: int = HOP) -> int:
-    """Encoder frames of a part of one window."""
-    return -(-mel_frames(num_samples, hop) // STRIDE)
-
-
-def cut_windows(waves_NL: Tensor, lengths_N: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut clips into windows that hold sound: [M, min(L, window)], lengths [M], and which of [N, K] were kept.
-
-    window=4:   a a a a|a a . .   ->   a a a a / a a . . / b b b .       . = padding
-                b b b .|. . . .
-    """
-    N, L = waves_NL.shape
-    if window >= L:
-        return waves_NL, lengths_N, lengths_N[:, None] >= 0
-    K = -(-L // window)
-    windows = F.pad(waves_NL, (0, K * window - L)).view(N, K, window)
-    starts_K = torch.arange(K, device=waves_NL.device) * window
-    lengths_NK = (lengths_N[:, None] - starts_K).clamp(0, window)
-    kept_NK = lengths_NK > 0
-    return windows[kept_NK], lengths_NK[kept_NK], kept_NK
-
-
-def join_windows(frames_MTC: Tensor, mask_MT: Tensor, kept_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """Put the windows of each clip one after another: [N, K * T, C] and mask; the inverse of `cut_windows`."""
-    N, K = kept_NK.shape
-    if K == 1:
-        return frames_MTC, mask_MT
-    _, T, C = frames_MTC.shape
-    frames = frames_MTC.new_zeros(N, K, T, C).masked_scatter(kept_NK[..., None, None], frames_MTC)
-    mask = mask_MT.new_zeros(N, K, T).masked_scatter(kept_NK[..., None], mask_MT)
-    return frames.view(N, K * T, C), mask.view(N, K * T)
 
 
 def log_mel(waves_ML: Tensor, lengths_M: Tensor, window: int, num_mel_bins: int, hop: int = HOP) -> Tensor:
