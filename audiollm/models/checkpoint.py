@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from audiollm.models.configuration import AudioLLMConfig
+from audiollm.models.configuration import PARTS, AudioLLMConfig
 from audiollm.models.encoders import SideBySide, encoder_of
 from audiollm.models.encoders.registry import CLASS
 from audiollm.models.freezing import attach_lora, has_lora, part_of
@@ -55,7 +55,8 @@ def stored_parts(model: AudioLLMForConditionalGeneration, trained: set[str]) -> 
             f"the language model is no named base and is held in {model.config.quantize}, which would be saved for "
             "its weights; load the checkpoint with quantize='none' to save it"
         )
-    return [part for part in ("encoder", "connector", "llm") if part in trained or part not in bases]
+    there = {part_of(name) for name, _ in model.named_parameters()} - {"lora"}
+    return [part for part in PARTS if part in there and (part in trained or part not in bases)]
 
 
 def stored_tensors(
@@ -141,7 +142,8 @@ def write_checkpoint(
         adapter.save_pretrained(str(folder / ADAPTER))
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
+    if model.can_generate():  # two towers cannot
+        model.generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
     manifest = {"format": 1, "stored_parts": parts, "trained_parts": sorted(trained)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")

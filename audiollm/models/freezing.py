@@ -13,16 +13,18 @@ from audiollm.models.configuration import PARTS
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import check_fingerprint, head_of, load_causal
 
+PREFIXES = {
+    "model.audio_tower.": "encoder", "model.connector.": "connector",
+    "audio_tower.": "encoder", "text_tower.": "text", "projection.": "projection",
+}  # fmt: skip
+"""Beginnings of parameters' names, and their part; the last three are of two towers."""
+
 
 def part_of(name: str) -> str:
     """The part that a parameter of the model belongs to, by its name."""
     if ".lora_" in name:
         return "lora"
-    if name.startswith("model.audio_tower."):
-        return "encoder"
-    if name.startswith("model.connector."):
-        return "connector"
-    return "llm"
+    return next((part for prefix, part in PREFIXES.items() if name.startswith(prefix)), "llm")
 
 
 def is_fixed(name: str) -> bool:

@@ -16,7 +16,7 @@ from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from safetensors import SafetensorError, safe_open
 
-from audiollm.models.configuration import AudioLLMConfig
+from audiollm.models.configuration import AudioLLMConfig, AudioTextConfig
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +50,18 @@ def resolve_checkpoint(path: str | Path, *, revision: str | None = None) -> Path
 
 def _ours(folder: Path) -> Path:
     """The folder, if its configuration is one of ours."""
-    model_type = _read_json(folder / "config.json").get("model_type")
-    ours = AudioLLMConfig.model_type
-    if model_type != ours:
+    model_type = type_of(folder)
+    if model_type not in (AudioLLMConfig.model_type, AudioTextConfig.model_type):
         raise CheckpointError(
-            f"{folder} holds a model of type {model_type!r}, not {ours!r}; "
+            f"{folder} holds a model of type {model_type!r}, not {AudioLLMConfig.model_type!r}; "
             "a plain encoder or language model becomes one by training: see `audiollm train`"
         )
     return folder
+
+
+def type_of(folder: Path) -> str | None:
+    """What the configuration in a folder is of."""
+    return _read_json(folder / "config.json").get("model_type")
 
 
 def _last_finished_stage(run: Path) -> Path:

@@ -18,24 +18,36 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from audiollm.data.dataset import Limits, Recordings
 from audiollm.models.checkpoint import ADAPTER, MANIFEST, attach_saved_lora, is_small_checkpoint
-from audiollm.models.configuration import AudioLLMConfig
+from audiollm.models.configuration import AudioLLMConfig, AudioTextConfig
 from audiollm.models.connectors import check_connector
 from audiollm.models.freezing import select_trainable
 from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
-from audiollm.models.parts import encoder_on_paper, load_tokenizer
+from audiollm.models.parts import Built, encoder_on_paper, load_tokenizer
 from audiollm.models.processing import AudioLLMProcessor
+from audiollm.models.towers_parts import pooling_of, text_config_of
+from audiollm.models.towers_processing import AudioTextProcessor
+from audiollm.models.two_towers import AudioTextModel
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, missing_files, require_files
 from audiollm.training import memory
-from audiollm.training.memory import GIB, MIB, Load
-from audiollm.training.objectives import OBJECTIVES, build_objective
-from audiollm.training.requirements import Sharding, refuse_sharded_muon, require_libraries, require_parts
+from audiollm.training.memory import GIB, MIB, Held, Load
+from audiollm.training.objectives import Objective
+from audiollm.training.requirements import (
+    Sharding,
+    refuse_sharded_muon,
+    refuse_sharded_towers,
+    require_libraries,
+    require_parts,
+)
 from audiollm.training.stage_data import StageData
 from audiollm.training.stages import (
     RunFolder,
+    build_objectives,
     positions_of,
     prepare_lora,
     recipe_tokenizer,
+    recordings_of,
+    require_kind,
     with_prompts,
 )
 from audiollm.training.trainer import train_sampler
@@ -45,6 +57,7 @@ def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False)
     """Print what training this recipe would do; ValueError for what would stop it."""
     sharding = Sharding(deepspeed, fsdp)
     refuse_sharded_muon(recipe, list(recipe.stages), sharding)
+    refuse_sharded_towers(recipe, sharding)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(settings_table(recipe))
     try:
@@ -83,13 +96,14 @@ def settings_table(recipe: Recipe) -> Table:
 
 def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLMProcessor]:
     """The model without weights, and its processor."""
+    if recipe.model.is_two_towers:
+        return towers_on_paper(recipe)
     folder = None
     if recipe.model.checkpoint is not None:
         folder = resolve_checkpoint(recipe.model.checkpoint)
+        require_kind(recipe, folder)
         config = AudioLLMConfig.from_pretrained(folder)
-        manifest = json.loads((folder / MANIFEST).read_text()) if is_small_checkpoint(folder) else {}
-        stored = manifest.get("stored_parts", ["encoder", "llm"])
-        config.bases = {part: base for part, base in (config.bases or {}).items() if part not in stored}
+        config.bases = bases_that_lie_elsewhere(config, folder)
         processor = with_prompts(AudioLLMProcessor.from_pretrained(folder), recipe.model)
     else:
         config, processor = parts_on_paper(recipe)
@@ -100,6 +114,40 @@ def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLM
     if folder and (folder / ADAPTER).is_dir():
         attach_saved_lora(model, folder / ADAPTER)
     return model, processor
+
+
+def towers_on_paper(recipe: Recipe) -> tuple[Any, Any]:
+    """Two towers without weights, and their processor."""
+    block = recipe.model
+    if block.checkpoint is not None:
+        folder = resolve_checkpoint(block.checkpoint)
+        require_kind(recipe, folder)
+        config = AudioTextConfig.from_pretrained(folder)
+        config.bases = bases_that_lie_elsewhere(config, folder)
+        processor = AudioTextProcessor.from_pretrained(folder)
+    else:
+        require_parts(recipe)
+        assert block.text is not None
+        text = block.text.model_dump()
+        tokenizer = recipe_tokenizer(recipe) or load_tokenizer(text)
+        text_config = text_config_of(text, tokenizer)
+        config = AudioTextConfig(
+            audio_config=encoder_on_paper(block.encoder_spec),
+            text_config=text_config,
+            pooling=pooling_of(text, text_config),
+            projection_width=block.shared_space.width,
+            bases=bases_on_paper(block),
+        )
+        processor = AudioTextProcessor.from_parts(tokenizer, config)
+    with torch.device("meta"):
+        return AudioTextModel(config), processor
+
+
+def bases_that_lie_elsewhere(config: AudioLLMConfig | AudioTextConfig, folder: Path) -> dict[str, Any]:
+    """The public bases of a checkpoint whose tensors it does not hold itself."""
+    manifest = json.loads((folder / MANIFEST).read_text()) if is_small_checkpoint(folder) else {}
+    stored = manifest.get("stored_parts", ["encoder", "llm"])
+    return {part: base for part, base in (config.bases or {}).items() if part not in stored}
 
 
 def parts_on_paper(recipe: Recipe) -> tuple[AudioLLMConfig, AudioLLMProcessor]:
@@ -129,7 +177,11 @@ def parts_on_paper(recipe: Recipe) -> tuple[AudioLLMConfig, AudioLLMProcessor]:
 
 def bases_on_paper(block: ModelSettings) -> dict[str, Any]:
     """The parts that are public bases, without what identifies them."""
-    from_public = {"encoder": all(one.checkpoint for one in block.encoders), "llm": block.llm and block.llm.checkpoint}
+    reads = "text" if block.is_two_towers else "llm"
+    from_public = {
+        "encoder": all(one.checkpoint for one in block.encoders),
+        reads: block.reader and block.reader.checkpoint,
+    }
     return {part: {} for part, is_public in from_public.items() if is_public}
 
 
@@ -157,21 +209,19 @@ def describe_stage(
     """What trains, memory, and where the rows are there: steps and a sample with its supervised part marked."""
     prepare_lora(model, stage)
     select_trainable(model, list(stage.train))
-    with_text = any(OBJECTIVES[objective].needs_text for objective in stage.objectives)
-    recordings = None
-    if data is not None:
-        settings = stage.data
-        recordings = Recordings(
-            data.train,
-            processor,
-            questions_per_clip=settings.questions_per_clip,
-            supervise=settings.supervise,
-            with_text=with_text,
-            groups=data.mixture,
-            limits=Limits(settings.max_tokens, positions_of(model), settings.too_long),
-        )
-    load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, with_text)
-    describe_memory(console, name, stage, model, processor, load, in_bfloat16, "longest" if recordings else "assumed")
+    with torch.device("meta"):
+        objectives = build_objectives(stage, Built(model, processor))
+    with_text = any(objective.needs_text for objective in objectives.values())
+    recordings = None if data is None else recordings_on_paper(stage, data, model, processor, objectives)
+    optim = str(stage.trainer.get("optim", "adamw_torch"))
+    heads = torch.nn.ModuleList(objectives.values())
+    held = memory.held(model, heads, optim, in_bfloat16, model.config.quantize)
+    if isinstance(model, AudioTextModel):
+        describe_held(console, name, held, sum(one.total for one in held.values()))
+        console.print("what a micro-batch of two towers adds is not estimated")
+    else:
+        load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, with_text)
+        describe_memory(console, name, stage, model, held, load, in_bfloat16, "longest" if recordings else "assumed")
     if data is None or recordings is None:
         return
     if stage.data.measured:
@@ -182,38 +232,41 @@ def describe_stage(
         console.print(sample(data.train[0], recordings, processor))
 
 
+def recordings_on_paper(
+    stage: StageSettings,
+    data: StageData,
+    model: AudioLLMForConditionalGeneration,
+    processor: AudioLLMProcessor,
+    objectives: Mapping[str, Objective],
+) -> Recordings:
+    """What a stage would train on, read and rendered when it is looked at."""
+    return recordings_of(objectives)(
+        data.train,
+        processor,
+        questions_per_clip=stage.data.questions_per_clip,
+        supervise=stage.data.supervise,
+        with_text=any(objective.needs_text for objective in objectives.values()),
+        groups=data.mixture,
+        limits=Limits(stage.data.max_tokens, positions_of(model), stage.data.too_long),
+    )
+
+
 def describe_memory(
     console: Console,
     name: str,
     stage: StageSettings,
     model: AudioLLMForConditionalGeneration,
-    processor: AudioLLMProcessor,
+    held: Mapping[str, Held],
     load: Load,
     in_bfloat16: Collection[str],
     what: str,
 ) -> None:
     """What is held part by part, what a micro-batch adds, and which cards have room for how many recordings."""
-    with torch.device("meta"):
-        objectives = torch.nn.ModuleList(
-            build_objective(objective, block.model_dump(), model=model, processor=processor)
-            for objective, block in stage.objectives.items()
-        )
-    optim = str(stage.trainer.get("optim", "adamw_torch"))
-    held = memory.held(model, objectives, optim, in_bfloat16, model.config.quantize)
     state = sum(one.total for one in held.values())
     batch = int(stage.trainer.get("per_device_train_batch_size", 8))
     activations = memory.activations(model, stage.trainer, load, in_bfloat16, model.config.quantize)
     added = activations(batch)
-    unit, size_of = ("GiB", GIB) if state + added >= GIB else ("MiB", MIB)
-    right = [Column(title, justify="right") for title in ("parameters", "trainable", "weights", "gradient", "state")]
-    table = Table(
-        "part", *right[:2], "held in", *right[2:], title=f"stage {name} (memory in {unit})", title_justify="left",
-        box=None, pad_edge=False, padding=(0, 2, 0, 0),
-    )  # fmt: skip
-    for part, one in held.items():
-        sizes = (f"{size / size_of:.2f}" for size in (one.weights, one.gradients, one.optimizer))
-        table.add_row(part, f"{one.parameters:,}", f"{one.trainable:,}", ", ".join(one.types), *sizes)
-    console.print(table)
+    unit, size_of = describe_held(console, name, held, state + added)
     length = f"{load.tokens:,} tokens" if load.tokens else f"{load.seconds:.1f} s"
     console.print(
         f"memory of a device: {state / size_of:.2f} {unit} held + {added / size_of:.2f} for a micro-batch of {batch} = "
@@ -225,6 +278,21 @@ def describe_memory(
         bound = f"{most:,} at most" if most < memory.MOST else f"{most:,} or more"
         largest = f"per_device_train_batch_size is {bound}" if most else "not even one recording does"
         console.print(f"{fits} a card of {card} ({room:g} GiB for tensors); {largest}")
+
+
+def describe_held(console: Console, name: str, held: Mapping[str, Held], total: float) -> tuple[str, int]:
+    """A table of what is held part by part; the unit in which `total` bytes read well, and its bytes."""
+    unit, size_of = ("GiB", GIB) if total >= GIB else ("MiB", MIB)
+    right = [Column(title, justify="right") for title in ("parameters", "trainable", "weights", "gradient", "state")]
+    table = Table(
+        "part", *right[:2], "held in", *right[2:], title=f"stage {name} (memory in {unit})", title_justify="left",
+        box=None, pad_edge=False, padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    for part, one in held.items():
+        sizes = (f"{size / size_of:.2f}" for size in (one.weights, one.gradients, one.optimizer))
+        table.add_row(part, f"{one.parameters:,}", f"{one.trainable:,}", ", ".join(one.types), *sizes)
+    console.print(table)
+    return unit, size_of
 
 
 def planned_steps(stage: StageSettings, recordings: Recordings, sources: list[tuple[int, float]]) -> int:

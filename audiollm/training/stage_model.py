@@ -49,7 +49,7 @@ class StageModel(nn.Module):
 
     def listen(self, batch: Mapping[str, Any]) -> Heard:
         """The encoder's output where an objective asks for it; a batch of text has none."""
-        base = self.model.model
+        base = self.model.base_model
         heard = Heard(self.model)
         if any(objective.needs_frames for objective in self.objectives.values()):
             if "input_values" in batch or "audio_frames" in batch:

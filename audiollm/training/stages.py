@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,30 +33,37 @@ from audiollm.data.dataset import Limits, Recordings, SoundCache
 from audiollm.data.features import FeatureStore
 from audiollm.data.licences import breach, doubts
 from audiollm.data.mixture import Mixture
+from audiollm.data.pairs import Pairs
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import fingerprint, of_tasks
 from audiollm.models.attention import BLOCKS, layout_of
 from audiollm.models.checkpoint import copy_checkpoint, save_checkpoint
+from audiollm.models.configuration import AudioTextConfig
 from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
-from audiollm.models.locate import resolve_checkpoint
+from audiollm.models.locate import resolve_checkpoint, type_of
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import Built, build, match_connector_scale
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
+from audiollm.models.towers_parts import build_towers, load_towers
+from audiollm.models.towers_processing import AudioTextProcessor
+from audiollm.models.two_towers import AudioTextModel
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
 from audiollm.training.augmentation import Augmenter, augmenter_of
 from audiollm.training.bad_rows import BadRows, TooManyBadRows, sentence, too_many
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.features import fill, open_store
 from audiollm.training.kernels import apply_liger, prepare_attention
-from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
+from audiollm.training.objectives import Objective, build_objective, objectives_of
+from audiollm.training.objectives.towers import Towers
 from audiollm.training.progress import StageProgress
 from audiollm.training.ranks import is_main, written_to
 from audiollm.training.requirements import (
     Sharding,
     refuse_sharded_bits,
     refuse_sharded_muon,
+    refuse_sharded_towers,
     require_libraries,
     require_parts,
 )
@@ -210,6 +217,7 @@ def run_recipe(
     wanted = names if stage is None else [stage]
     sharding = Sharding(deepspeed, fsdp)
     refuse_sharded_muon(recipe, wanted, sharding)
+    refuse_sharded_towers(recipe, sharding)
     todo = stages_to_do(recipe, run, wanted, sharding)
     for entry in recipe.evaluate:
         if entry.tasks is not None:
@@ -233,7 +241,8 @@ def run_recipe(
             if built is None:
                 built = start_model(recipe, run, before)
                 refuse_sharded_bits(built.model.config.quantize, sharding)
-                prepare_attention(built.model.model.language_model, recipe.model.attn_implementation)
+                if (language_model := language_model_of(built)) is not None:
+                    prepare_attention(language_model, recipe.model.attn_implementation)
             built = train_stage(recipe, name, built, data[name], run, sounds, started, sharding, sample=sample)
             started = time.perf_counter()
     return run.path / wanted[-1]
@@ -261,8 +270,8 @@ def stage_settings(recipe: Recipe, name: str, sharding: Sharding) -> dict[str, A
     engine = f"DeepSpeed {Path(sharding.deepspeed).stem} on {ranks} ranks" if sharding.deepspeed else "any other"
     data = recipe.stages[name].data
     paths = [origin(source) for source in [*data.train, *data.validation]]
-    if recipe.model.llm is not None and recipe.model.llm.tokenizer is not None:
-        paths.append(recipe.model.llm.tokenizer.train_on)
+    if recipe.model.reader is not None and recipe.model.reader.tokenizer is not None:
+        paths.append(recipe.model.reader.tokenizer.train_on)
     rows = {str(path): rows_fingerprint(path) for path in paths}
     stage = whole["stages"][name]
     return {
@@ -282,15 +291,29 @@ def start_model(recipe: Recipe, run: RunFolder, before: list[str]) -> Built:
     if before:
         return load_built(run.path / before[-1], recipe.in_bfloat16)
     if recipe.model.checkpoint:
-        built = load_built(resolve_checkpoint(recipe.model.checkpoint), recipe.in_bfloat16)
-        return Built(built.model, with_prompts(built.processor, recipe.model))
+        folder = resolve_checkpoint(recipe.model.checkpoint)
+        require_kind(recipe, folder)
+        built = load_built(folder, recipe.in_bfloat16)
+        return built if recipe.model.is_two_towers else Built(built.model, with_prompts(built.processor, recipe.model))
     return build_parts(recipe)
 
 
 def load_built(folder: str | Path, in_bfloat16: Collection[str] = ()) -> Built:
     """A checkpoint's model and processor, in the type in which it was saved, but these bases in bfloat16."""
+    if type_of(Path(folder)) == AudioTextConfig.model_type:
+        towers: Any = load_towers(folder, in_bfloat16=in_bfloat16)
+        reads: Any = AudioTextProcessor.from_pretrained(str(folder))
+        return Built(towers, reads)
     model = AudioLLMForConditionalGeneration.from_pretrained(str(folder), in_bfloat16=in_bfloat16)
     return Built(model, AudioLLMProcessor.from_pretrained(str(folder)))
+
+
+def require_kind(recipe: Recipe, folder: Path) -> None:
+    """RecipeError for a checkpoint of the other kind of model."""
+    asked, found = recipe.model.is_two_towers, type_of(folder) == AudioTextConfig.model_type
+    if asked != found:
+        way_out = "holds two towers: say `kind: two_towers`" if found else "holds an audio language model: leave it out"
+        raise recipe.error("model.kind", f"is {recipe.model.kind}, and {recipe.model.checkpoint} {way_out}")
 
 
 def with_prompts(processor: AudioLLMProcessor, block: ModelSettings) -> AudioLLMProcessor:
@@ -306,6 +329,14 @@ def build_parts(recipe: Recipe) -> Built:
     set_seed(recipe.seed)
     require_parts(recipe)
     block = recipe.model
+    if block.text is not None:
+        return build_towers(
+            encoder=block.encoder_spec,
+            text=block.text.model_dump(exclude_none=True),
+            tokenizer=recipe_tokenizer(recipe),
+            **block.shared_space.model_dump(),
+            in_bfloat16=recipe.in_bfloat16,
+        )
     assert block.encoder is not None and block.llm is not None and block.connector is not None
     return build(
         encoder=block.encoder_spec,
@@ -320,7 +351,7 @@ def build_parts(recipe: Recipe) -> Built:
 
 def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
     """The tokenizer that the recipe trains, if it does."""
-    settings = recipe.model.llm.tokenizer if recipe.model.llm else None
+    settings = recipe.model.reader.tokenizer if recipe.model.reader else None
     if settings is None:
         return None
     rows, _ = read_rows(settings.train_on, None, False)
@@ -361,7 +392,7 @@ def train_stage(
     interrupted = run.is_begun(name)
     if is_main():
         run.begin(name, stage_settings(recipe, name, sharding))
-    encoder: Any = built.model.model.audio_tower
+    encoder: Any = built.model.base_model.audio_tower
     store = open_store(recipe, encoder) if stage.data.cache_features else None
     trainer = build_trainer(recipe, name, built, objectives, data, run, sounds, sharding, store)
     describe(name, trainable, trainer)
@@ -462,15 +493,16 @@ def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
 
 def check_objectives(recipe: Recipe, name: str, rows: list[Row]) -> None:
     """ValueError if an objective of the stage has a setting that it does not know, or the rows nothing for it."""
+    known = objectives_of(recipe.model.is_two_towers)
     for objective, block in recipe.stages[name].objectives.items():
         key = f"stages.{name}.objectives.{objective}"
         try:
-            settings = OBJECTIVES[objective].Settings.model_validate(block.model_dump())
+            settings = known[objective].Settings.model_validate(block.model_dump())
         except ValidationError as error:
             finding = error.errors()[0]
             raise recipe.error(".".join([key, *map(str, finding["loc"])]), finding["msg"]) from error
-        if not OBJECTIVES[objective].has_items(settings, rows):
-            raise recipe.error(key, "finds nothing to learn in the rows of the stage: " + OBJECTIVES[objective].needs)
+        if not known[objective].has_items(settings, rows):
+            raise recipe.error(key, "finds nothing to learn in the rows of the stage: " + known[objective].needs)
 
 
 def check_licences(recipe: Recipe, name: str, data: StageData) -> None:
@@ -505,9 +537,11 @@ def build_trainer(
     with_text = any(objective.needs_text for objective in objectives.values())
     quarantine = run.quarantine(name)
     limits = Limits(stage.data.max_tokens, positions_of(built.model), stage.data.too_long)
+    language_model = language_model_of(built)
+    kind = recordings_of(objectives)
 
     def recordings(rows: list[Row], groups: Any = None, augment: Augmenter | None = None) -> Recordings:
-        found = Recordings(
+        found = kind(
             rows,
             built.processor,
             seed=recipe.seed,
@@ -516,7 +550,7 @@ def build_trainer(
             with_text=with_text,
             sounds=sounds,
             features=features,
-            share_audio=layout_of(built.model.model.language_model) == "branches",
+            share_audio=language_model is not None and layout_of(language_model) == "branches",
             limits=limits,
             groups=groups,
             augment=augment,
@@ -550,6 +584,17 @@ def build_trainer(
     return trainer
 
 
+def language_model_of(built: Built) -> Any:
+    """The language model without its head; None of two towers."""
+    return None if isinstance(built.model, AudioTextModel) else built.model.model.language_model
+
+
+def recordings_of(objectives: Mapping[str, Objective]) -> Callable[..., Recordings]:
+    """The class of recordings that the objectives learn from: pairs with a text for two towers."""
+    towers = [objective for objective in objectives.values() if isinstance(objective, Towers)]
+    return partial(Pairs, words=towers[0].target) if towers else Recordings
+
+
 def leave_out_too_long(recordings: Recordings, quarantine: Quarantine, max_fraction: float) -> None:
     """Measure recordings and list the rows that are too long for them; TooManyBadRows if they are too many."""
     bad, total = recordings.measure(), recordings.num_rows
@@ -573,7 +618,9 @@ def collator_of(built: Built, objectives: dict[str, Objective], pack_tokens: int
 
     All clips of a micro-batch are in one sequence where attention skips what they do not see of each other.
     """
-    language_model: Any = built.model.model.language_model
+    language_model = language_model_of(built)
+    if language_model is None:
+        return Collator(0, targets=[objective.targets for objective in objectives.values()])
     skips = language_model.config._attn_implementation in (BLOCKS, "flex_attention")
     return Collator(
         built.processor.tokenizer.pad_token_id or 0,
