@@ -27,7 +27,8 @@ from audiollm.training.stage_model import StageModel
 
 BERT = {
     "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-    "max_position_embeddings": 40, "initializer_range": 0.3, "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0,
+    "max_position_embeddings": 40, "initializer_range": 0.3, "hidden_dropout_prob": 0,
+    "attention_probs_dropout_prob": 0,
 }  # fmt: skip
 TEXTS = {
     "bert": {"config": BERT},
@@ -328,7 +329,7 @@ def score(matcher, rows, **settings):
 
 
 def test_retrieval_counts_several_captions_a_clip_as_the_literature_does():
-    """Every caption asks for its clip, each clip for any of its captions; a caption that two clips share is one text."""
+    """Every caption asks for its clip, each clip for any of its own; what two clips share is one text."""
     captions = {0: ("north", "up"), 1: ("east", "Shared."), 2: ("south", "shared")}
     vectors = {0: (0, 1), 1: (1, 0), 2: (0, -1), "north": (0, 1), "up": (1, 0.5), "east": (1, 0.1), "south": (-1, -0.2)}
     vectors |= {"Shared.": (0.6, -0.5), "shared": (0.6, -0.5)}
