@@ -38,7 +38,14 @@ def rows_of(folder, number, seed, **about):
 
     def row(task, answer, **more):
         messages = [asked, {"role": "assistant", "content": answer}]
-        return {"id": f"{task}-{path.stem}", "task": task, "source_id": path.stem, "messages": messages, **about, **more}
+        return {
+            "id": f"{task}-{path.stem}",
+            "task": task,
+            "source_id": path.stem,
+            "messages": messages,
+            **about,
+            **more,
+        }
 
     return [row("caption", f"a {name} tone", references=[f"this sounds {name}"]), row("sound", name)]
 
@@ -66,7 +73,7 @@ def recipe_of(folder, corpus, **trainer):
     encoder = {"name": "whisper", "config": {k: v for k, v in ENCODER.items() if not k.endswith("token_id")}}
     text = {"config": BERT, "tokenizer": {"train_on": corpus["train"], "vocab_size": 300}}
     trainer = {
-        "max_steps": 40, "per_device_train_batch_size": 16, "logging_steps": 20, "warmup_steps": 4,
+        "max_steps": 32, "per_device_train_batch_size": 24, "logging_steps": 20, "warmup_steps": 4,
         "lr_scheduler_type": "cosine",
     } | trainer  # fmt: skip
     return {
@@ -76,12 +83,12 @@ def recipe_of(folder, corpus, **trainer):
         "stages": {
             "match": {
                 "objectives": {"contrastive": 1},
-                "train": {"encoder": 3.0e-3, "text": 5.0e-3, "projection": 5.0e-3},
+                "train": {"encoder": 4.0e-3, "text": 8.0e-3, "projection": 8.0e-3},
                 "data": {"train": [{"path": corpus["train"], "tasks": ["caption"]}]},
                 "trainer": trainer,
             }
         },
-        "evaluate": [{"path": corpus["test"], "blind": True}],
+        "evaluate": [{"path": corpus["test"], "blind": True, "template": "a {label} tone"}],
     }
 
 
@@ -103,26 +110,29 @@ def test_tones_that_were_never_heard_are_found_by_their_words(corpus, tmp_path):
     load(tmp_path, recipe_of(tmp_path, corpus))
     said = run("train", str(tmp_path / "recipe.yaml"))
     tasks = json.loads((tmp_path / "run/results.json").read_text())["tasks"]
-    assert set(tasks) == {"sound"} | {f"caption_{w}_{m}" for w in ("t2a", "a2t") for m in ("R@1", "R@5", "R@10", "mAP@10")}
+    assert set(tasks) == {"sound"} | {
+        f"caption_{w}_{m}" for w in ("t2a", "a2t") for m in ("R@1", "R@5", "R@10", "mAP@10")
+    }
     for name in ("caption_t2a_R@1", "caption_a2t_R@1", "sound"):
         low, _ = tasks[name]["ci95"]
         assert low > tasks[name]["prior"] == pytest.approx(1 / 6, abs=1e-6), name
         assert tasks[name]["blind"] < low
     assert f"next:   audiollm evaluate {tmp_path / 'run'} --data" in said and "caption_t2a_R@1" in said
     assert "a high tone" in (tmp_path / "run/report.html").read_text()
-    again = json.loads(run("evaluate", str(tmp_path / "run"), "--data", corpus["test"], "--device", "cpu", "--json"))
+    words = ["--data", corpus["test"], "--device", "cpu", "--template", "a {label} tone", "--json"]
+    again = json.loads(run("evaluate", str(tmp_path / "run"), *words))
     assert again["tasks"]["sound"]["score"] == tasks["sound"]["score"]
 
 
 def test_a_stage_goes_on_exactly_where_it_stopped_and_a_temperature_does_not_decay(corpus, tmp_path, monkeypatch):
-    settings = {"max_steps": 4, "save_steps": 2, "weight_decay": 0.1}
+    settings = {"max_steps": 2, "save_steps": 1, "weight_decay": 0.1, "warmup_steps": 0}
     run_recipe(load(tmp_path / "whole", recipe_of(tmp_path / "whole", corpus, **settings)))
     recipe = load(tmp_path / "parts", recipe_of(tmp_path / "parts", corpus, **settings))
     groups, stop = [], StageTrainer.training_step
 
     def step(self, *words, **options):
         groups[:] = self.optimizer.param_groups
-        if self.state.global_step == 3:
+        if self.state.global_step == 1:
             raise RuntimeError("the power fails")
         return stop(self, *words, **options)
 
@@ -157,8 +167,9 @@ def test_a_stage_goes_on_from_a_checkpoint_of_towers_and_trains_what_it_says(cor
 
 def three(written, tmp_path):
     """The same checkpoint, taken for an audio language model."""
-    stage = {**written["stages"]["match"], "train": ["connector"]}
-    return {**written, "output": str(tmp_path / "three/run"), "model": {**written["model"], "kind": None}, "stages": {"match": stage}}
+    stage = {**written["stages"]["match"], "train": ["connector"], "objectives": {"language_modeling": 1}}
+    model = {**written["model"], "kind": None}
+    return {**written, "output": str(tmp_path / "three/run"), "model": model, "stages": {"match": stage}}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +197,9 @@ def test_each_mistake_is_one_sentence(change, sentence, corpus, tmp_path):
 def test_what_a_stage_asks_for_in_vain_is_told_before_anything_is_built(corpus, tmp_path):
     recipe = load(tmp_path, recipe_of(tmp_path, corpus))
     for start in (run_recipe, dry_run):
-        with pytest.raises(RecipeError, match=r"model\.kind is two_towers, which train under DDP alone; leave out --fsdp"):
+        with pytest.raises(
+            RecipeError, match=r"model\.kind is two_towers, which train under DDP alone; leave out --fsdp"
+        ):
             start(recipe, fsdp=True)
     for objective, sentence in {
         "{target: transcript}": "finds nothing to learn in the rows of the stage: clips with a text",
@@ -221,7 +234,7 @@ def stand_ins(tmp_path_factory):
 def test_the_recipe_clap_trains_two_steps_of_each_stage_and_is_judged(stand_ins, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     parts = [f"model.encoder.checkpoint={stand_ins / 'whisper'}", f"model.text.checkpoint={stand_ins / 'roberta'}"]
-    small = {"max_steps": 2, "eval_steps": 1, "dataloader_num_workers": 0, "per_device_train_batch_size": 4}
+    small = {"max_steps": 2, "eval_steps": 2, "dataloader_num_workers": 0, "per_device_train_batch_size": 4}
     steps = [f"stages.{s}.trainer.{key}={value}" for s in ("project", "match") for key, value in small.items()]
     words = ["clap", f"data={stand_ins / 'data'}", *parts, *steps]
     dry_run(load_recipe(words[0], words[1:]))
@@ -230,7 +243,7 @@ def test_the_recipe_clap_trains_two_steps_of_each_stage_and_is_judged(stand_ins,
     run("train", *words)
     stages = json.loads(Path("runs/clap/run.json").read_text())["stages"]
     assert {name: (stage["steps"], len(stage["validation"])) for name, stage in stages.items()} == {
-        "project": (2, 2), "match": (2, 2),
+        "project": (2, 1), "match": (2, 1),
     }  # fmt: skip
     results = json.loads(Path("runs/clap/results.json").read_text())
     assert results["tasks"]["caption_t2a_R@10"]["n"] == 8 and set(results["evaluations"]["esc50"]["tasks"]) == {"sound"}
