@@ -118,7 +118,8 @@ def test_tones_that_were_never_heard_are_found_by_their_words(corpus, tmp_path):
         assert low > tasks[name]["prior"] == pytest.approx(1 / 6, abs=1e-6), name
         assert tasks[name]["blind"] < low
     assert f"next:   audiollm evaluate {tmp_path / 'run'} --data" in said and "caption_t2a_R@1" in said
-    assert "a high tone" in (tmp_path / "run/report.html").read_text()
+    page = (tmp_path / "run/report.html").read_text()
+    assert "caption_a2t_R@1" in page and "what is it?" in page
     words = ["--data", corpus["test"], "--device", "cpu", "--template", "a {label} tone", "--json"]
     again = json.loads(run("evaluate", str(tmp_path / "run"), *words))
     assert again["tasks"]["sound"]["score"] == tasks["sound"]["score"]
@@ -181,7 +182,7 @@ def three(written, tmp_path):
         ("model.connector={name: mlp}", "has an `encoder` and a `text` tower, and no `connector`; leave it out"),
         ("model.system_prompt=Hello.", "and no `system_prompt`; leave it out"),
         ("model.text.pooling=middle", "model.text.pooling: input should be 'mean', 'first' or 'last'"),
-        ("model.projection.temperature=0", "model.projection.temperature: input should be greater than or equal to 0.01"),
+        ("model.projection.temperature=0", "model.projection.temperature: input should be greater than or equal"),
         ("stages.match.train=[connector]", "stages.match.train: two towers have no `connector`; known: encoder, text"),
         ("stages.match.objectives={ctc: 1}", "two towers learn by `contrastive`, and by nothing else"),
         ("stages.match.trainer.use_liger_kernel=true", "use_liger_kernel: is for language models; leave it out"),
