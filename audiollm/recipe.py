@@ -155,7 +155,9 @@ class ModelSettings(Settings):
     encoder: Encoders | None = None
     """What listens; of a list, each hears the same clip, and their frames stand side by side."""
     connector: Annotated[dict[str, Any], AfterValidator(check_connector_block)] | None = None
-    """What carries the encoder's frames to the language model: its `name`, and that connector's own settings."""
+    """What carries the encoder's frames to the language model: its `name`, and that connector's own settings.
+
+    Beside `checkpoint` it is a new one, in place of the checkpoint's."""
     llm: LanguageModelSettings | None = None
     """What reads and answers."""
     checkpoint: str | None = None
@@ -172,8 +174,11 @@ class ModelSettings(Settings):
         missing = [name for name in ("encoder", "connector", "llm") if getattr(self, name) is None]
         if self.checkpoint is None and missing:
             raise ValueError(f"{' and '.join(missing)} missing; or give the `checkpoint` of a whole model")
-        if self.checkpoint is not None and len(missing) < 3:
-            raise ValueError("give either `checkpoint` (a whole model) or its parts; null leaves an inherited one out")
+        if self.checkpoint is not None and (self.encoder is not None or self.llm is not None):
+            raise ValueError(
+                "give either `checkpoint` (a whole model, and a new `connector` if you like) or its parts; "
+                "null leaves an inherited one out"
+            )
         return self
 
     @property

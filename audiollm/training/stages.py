@@ -40,7 +40,7 @@ from audiollm.models.checkpoint import copy_checkpoint, save_checkpoint
 from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
 from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
-from audiollm.models.parts import Built, build, match_connector_scale
+from audiollm.models.parts import Built, build, match_connector_scale, renew_connector
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
@@ -283,6 +283,10 @@ def start_model(recipe: Recipe, run: RunFolder, before: list[str]) -> Built:
         return load_built(run.path / before[-1], recipe.in_bfloat16)
     if recipe.model.checkpoint:
         built = load_built(resolve_checkpoint(recipe.model.checkpoint), recipe.in_bfloat16)
+        if recipe.model.connector is not None:
+            set_seed(recipe.seed)
+            renew_connector(built, recipe.model.connector)
+            print(f"connector: a new {recipe.model.connector['name']} in place of the checkpoint's")
         return Built(built.model, with_prompts(built.processor, recipe.model))
     return build_parts(recipe)
 
