@@ -398,12 +398,18 @@ def chat(
 
 
 @command
-def recipes() -> None:
+def recipes(
+    json_: Annotated[bool, typer.Option("--json", help="All that each says of itself, as JSON.")] = False,
+) -> None:
     """List the recipes that come with the package."""
-    from audiollm.resources import opening_line, packaged_files
+    from audiollm.resources import about_recipe, packaged_files
 
-    for name, path in packaged_files("recipes").items():
-        print(f"{name:28} {opening_line(path)}".rstrip())
+    found = {name: about_recipe(path) for name, path in packaged_files("recipes").items()}
+    if json_:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for name, said in found.items():
+        print(f"{name:20} {said['about']}".rstrip())
 
 
 @command

@@ -37,6 +37,7 @@ from audiollm.models.plugins import import_own
 from audiollm.models.settings import Settings, nearest, refuse_unknown
 from audiollm.recipe_files import Layers, RecipeError, read_layers, resolve
 from audiollm.recipe_trainer import MUON, check_trainer, default_learning_rate, trainer_types
+from audiollm.resources import packaged_files
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "missing_files", "recipe_schema", "require_files", "require_stage"]
 
@@ -572,7 +573,9 @@ def missing_files(recipe: Recipe) -> list[str]:
         resolved = Path(path).resolve()
         will_be_made = any(folder == resolved or folder in resolved.parents for folder in made)
         if not will_be_made and not glob.glob(path, recursive=True):
-            missing.append(str(recipe.error(key, f"is {path}, and there is no such file in {Path.cwd()}")))
+            name = Path(path).parent.name
+            way_out = f"; `audiollm prepare {name}` makes it" if name in packaged_files("data_prep") else ""
+            missing.append(str(recipe.error(key, f"is {path}, and there is no such file in {Path.cwd()}{way_out}")))
     checkpoint = recipe.model.checkpoint
     if checkpoint and not Path(checkpoint).exists() and is_local(checkpoint):
         missing.append(str(recipe.error("model.checkpoint", f"is {checkpoint}, and there is no such folder")))
