@@ -14,32 +14,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the package of this checkout
 
+import yaml
+
 from audiollm.resources import about_recipe, packaged_files
 
 DOCS = Path(__file__).parent
-SHARED = "tests/integration/test_shared_audio.py::"
-LAYOUTS = "tests/integration/test_layouts.py::"
-QUANTIZED = "tests/integration/test_quantized.py::"
-RANKS = "tests/distributed/test_ranks.py::"
-SUPPORT = (
-    ("questions share their audio", "attention by blocks (default), SDPA, eager", "Llama, Qwen2, Qwen3, Mistral, Phi3, Gemma 2 and 3, Granite, SmolLM3, OLMo2; with a sliding window or without", f"{SHARED}test_packed_questions_have_the_loss_and_gradients_of_separate_rows"),
-    ("questions share their audio", "flex attention, forward alone", "Qwen3, Mistral, Qwen2, Gemma 2 and 3, Granite", f"{LAYOUTS}test_flex_attention_has_the_loss_of_eager_attention"),
-    ("questions share their audio", "flex attention, training", "Qwen3, Mistral, Qwen2", ""),
-    ("questions one after another", "flash attention 2", "Qwen3, Mistral, Qwen2", f"{LAYOUTS}test_under_flash_attention_questions_stand_one_after_another_told_apart_by_lengths"),
-    ("each question a row", "the model's own", "Qwen3-Next, Qwen3.5, Mamba2, Bamba, Jamba, Falcon-H1, Granite 4, LFM2", f"{LAYOUTS}test_questions_of_a_model_that_takes_no_mask_are_rows_with_the_loss_and_gradients_of_each_alone"),
-    ("LoRA", "blocks, SDPA, eager", "Qwen3", f"{SHARED}test_adapters_are_trained_exactly"),
-    ("LoRA on nf4, int8", "blocks, eager", "Qwen3", f"{SHARED}test_adapters_on_a_quantised_language_model_are_trained_exactly"),
-    ("recomputed activations", "nf4, int8", "Qwen3", f"{SHARED}test_recomputed_activations_of_a_quantised_language_model_are_exact"),
-    ("DDP, ZeRO-2, ZeRO-3, FSDP2", "LoRA and connector, killed and gone on", "Qwen3", f"{RANKS}test_two_ranks_that_were_killed_train_what_one_trains"),
-    ("ZeRO-1, ZeRO-2 and -3 with offload", "two steps", "Qwen3", f"{RANKS}test_two_ranks_train_two_steps_as_one_does"),
-    ("DDP, nf4", "LoRA and connector", "Qwen3", f"{RANKS}test_two_ranks_train_adapters_on_four_bits_as_one_does"),
-    ("ZeRO, FSDP2 with nf4 or int8", "refused: its weights cannot be cut", "", f"{QUANTIZED}test_a_quantised_language_model_is_not_cut_into_shards"),
-    ("Muon", "DDP", "Qwen3", f"{RANKS}test_two_ranks_train_by_muon_as_one_does"),
-    ("bfloat16 bases, float32 for what trains", "nf4 or none, stopped and gone on", "Qwen3", f"{QUANTIZED}test_a_stopped_run_in_bfloat16_ends_with_the_same_bits"),
-    ("AdamW in 8 bits", "stopped and gone on", "Qwen3", f"{QUANTIZED}test_adamw_in_8_bits_trains_and_goes_on_exactly"),
-    ("anything at full size, or on a GPU", "", "", ""),
-)  # fmt: skip
-"""What, with what, on which language models, and the test that runs it; "" where none does."""
+SUPPORT = yaml.safe_load((DOCS / "support.yaml").read_text())
+"""What was tried together, on which language models, and the test that runs it; null where none does."""
 
 
 def markdown(columns: tuple[str, ...], lines: Any) -> str:
@@ -87,8 +68,13 @@ def native() -> str:
 def support() -> str:
     """What was tried together, and by which test."""
     lines = [
-        (what, with_what, models, f"tested: `{test.rpartition('::')[2]}`" if test else "untested")
-        for what, with_what, models, test in SUPPORT
+        (
+            one["what"],
+            one["with"],
+            one["models"],
+            f"tested: `{one['test'].partition('::')[2]}`" if one["test"] else "untested",
+        )
+        for one in SUPPORT
     ]
     return markdown(("what", "with", "language models", ""), lines)
 
