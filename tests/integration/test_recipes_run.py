@@ -118,14 +118,19 @@ FINETUNE = (ROOT / "recipes/finetune/README.md").read_text()
 TEXTS = {"garden": "a bird, then a dog", "kitchen": "a bell, then a knock", "street": "an engine over rain"}
 
 
+def small_checkpoint(folder: Path) -> None:
+    """A finished run of the quickstart, as far as those see who stand on it."""
+    built = tiny()
+    add_lora(built.model, r=4, alpha=8)
+    save_checkpoint(built.model, built.processor, folder / "runs/quickstart/instruct", trained={"connector"})
+    (folder / "runs/quickstart/run.json").write_text('{"stages": {"instruct": {}}}')
+
+
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A folder with the run that the README starts from, three recordings with texts, and the README's table."""
     monkeypatch.chdir(tmp_path)
-    built = tiny()
-    add_lora(built.model, r=4, alpha=8)
-    save_checkpoint(built.model, built.processor, tmp_path / "runs/quickstart/instruct", trained={"connector"})
-    (tmp_path / "runs/quickstart/run.json").write_text('{"stages": {"instruct": {}}}')
+    small_checkpoint(tmp_path)
     (tmp_path / "recordings").mkdir()
     for (name, text), samples in zip(TEXTS.items(), tones(3), strict=True):
         write(tmp_path / f"recordings/{name}.wav", samples, RATE)
