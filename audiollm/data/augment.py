@@ -252,10 +252,13 @@ def spec_augment(
     Each mask is 0 to `frequency_width` bins or 0 to min(`time_width`, `time_fraction` * T) frames wide, and may lie on
     another; widths and places are drawn evenly (Park et al. 2019, arXiv:1904.08779).
     """
-    is_float = log_mel_TF.is_floating_point() if not isinstance(log_mel_TF, np.ndarray) else log_mel_TF.dtype.kind == "f"
+    masked: Any
+    if isinstance(log_mel_TF, np.ndarray):
+        masked, is_float = log_mel_TF.copy(), log_mel_TF.dtype.kind == "f"
+    else:
+        masked, is_float = log_mel_TF.clone(), log_mel_TF.is_floating_point()
     if log_mel_TF.ndim != 2 or not is_float:
         raise ValueError(f"log-mel frames must be floats [T, F], and are {log_mel_TF.dtype} {list(log_mel_TF.shape)}")
-    masked: Any = log_mel_TF.clone() if not isinstance(log_mel_TF, np.ndarray) else log_mel_TF.copy()
     num_frames, num_bins = masked.shape
     if not num_frames or not num_bins:
         return masked
