@@ -49,8 +49,8 @@ class TextCheck(TrainerCallback):
         }
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Measure, unless that was done before the stage was interrupted."""
-        if not text_figures(state.log_history, self.sets):
+        """Measure; what is measured later, where a stage goes on, would not be from before it."""
+        if state.global_step == 0:
             self.measure()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -78,6 +78,6 @@ def entry(name: str) -> str:
 
 
 def text_figures(history: list[dict[str, Any]], names: Iterable[str]) -> Figures:
-    """Before and after, from a stage's log; nothing where nothing was measured yet."""
+    """Before and after, from a stage's log; nothing for rows that were measured once alone."""
     series = {name: [line[entry(name)] for line in history if entry(name) in line] for name in names}
-    return {name: (values[0], values[-1]) for name, values in series.items() if values}
+    return {name: (values[0], values[-1]) for name, values in series.items() if len(values) > 1}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from integration.test_training import Kill, Killed, corpus, losses, recipe_of, stage, watch, weights, write_jsonl
+from tiny import checksum
 
 from audiollm.conversation import parse_row
 from audiollm.evaluation.judge import judge
@@ -14,6 +15,7 @@ from audiollm.models.freezing import has_lora, part_of
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.recipe import RecipeError, load_recipe
 from audiollm.training import dry_run, run_recipe
+from audiollm.training.text_check import TextCheck, text_figures
 from audiollm.training.trainer import StageTrainer
 
 __all__ = ["corpus", "watch"]
@@ -44,8 +46,8 @@ def stages(corpus):
     fast = {"trainer": {"learning_rate": 5.0e-2}}
     return {
         "instruct": few(corpus, ["lora"], lora=LORA, **fast),
-        "activate": few(corpus, ["lora"], lora_scale=0.5),
-        "speak": few(corpus, ["lora"], merge_lora=True, lora={"r": 4, "alpha": 4}),
+        "activate": few(corpus, ["lora"], steps=1, lora_scale=0.5),
+        "speak": few(corpus, ["lora"], steps=1, merge_lora=True, lora={"r": 4, "alpha": 4}),
     }
 
 
@@ -112,26 +114,33 @@ def test_the_figures_are_the_loss_of_the_rows_by_themselves(finished, text):
     assert figures(run)["activate"][1] == pytest.approx(total / tokens, rel=1e-4)
 
 
-def test_a_stage_that_was_stopped_keeps_what_was_measured_before_it_and_ends_with_the_same_bits(
-    finished, corpus, text, watch, tmp_path
+def test_a_stage_that_was_stopped_keeps_what_was_measured_before_it_and_no_weight_changes_by_it(
+    finished, corpus, text, watch, tmp_path, monkeypatch
 ):
     _, run = finished
+    measured, measure = [], TextCheck.measure
+
+    def look(check):
+        drawn, before = torch.get_rng_state(), checksum(check.trainer.stage_model)
+        measure(check)
+        assert torch.equal(torch.get_rng_state(), drawn) and checksum(check.trainer.stage_model) == before
+        measured.append(check.trainer.state.global_step)
+
+    monkeypatch.setattr(TextCheck, "measure", look)
     recipe = recipe_of(tmp_path, corpus, stages(corpus), f"text_check=[{text}]", "stages.instruct.trainer.save_steps=1")
     watch(Kill(1, "on_save"))
     with pytest.raises(Killed):
         run_recipe(recipe, stage="instruct")
     watch(Kill(-1))
     run_recipe(recipe, stage="instruct")
-    assert figures(tmp_path / "run")["instruct"] == figures(run)["instruct"]
+    assert measured == [0, 2] and figures(tmp_path / "run")["instruct"] == figures(run)["instruct"]
     found, expected = weights(tmp_path / "run" / "instruct"), weights(run / "instruct")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_the_check_changes_nothing_that_is_trained(finished, corpus, tmp_path):
-    _, run = finished
-    run_recipe(recipe_of(tmp_path, corpus, stages(corpus)), stage="instruct")
-    found, expected = weights(tmp_path / "run" / "instruct"), weights(run / "instruct")
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+def test_figures_are_those_of_rows_that_were_measured_before_and_after():
+    history = [{"text_a_loss": 1.0}, {"loss": 3.0}, {"text_a_loss": 2.0, "text_b_loss": 5.0}]
+    assert text_figures(history, ["a", "b", "c"]) == {"a": (1.0, 2.0)}
 
 
 def test_a_check_with_sound_or_without_answers_is_refused(corpus, tmp_path):
@@ -171,42 +180,28 @@ def test_two_checks_of_one_name_are_refused(corpus, tmp_path):
         recipe_of(tmp_path, corpus, stages(corpus), "text_check=[a/rows.jsonl, b/rows.jsonl]")
 
 
-def test_text_is_replayed_among_rows_with_sound(corpus, text, tmp_path, monkeypatch):
-    seen = []
-    count_items = StageTrainer.count_items
-
-    def note(trainer, batches, device):
-        seen.append({row for batch in batches for row in batch["row_ids"]})
-        return count_items(trainer, batches, device)
-
-    monkeypatch.setattr(StageTrainer, "count_items", note)
-    mixed = few(corpus, ["connector", "lora"], steps=6, lora=LORA)
-    mixed["data"] |= {"train": [*mixed["data"]["train"], {"path": text, "weight": 2}], "group_by_length": False}
-    run_recipe(recipe_of(tmp_path, corpus, {"mixed": mixed}))
-    texts = [sum(row.startswith("text-") for row in step) for step in seen]
-    assert sum(texts) >= 6 and any(0 < count < len(step) for count, step in zip(texts, seen, strict=True))
-    assert all(loss > 0 for loss in losses(tmp_path))
-
-
-# --------------------------------------------------------------------------------------------------------- distillation
-
-
 def distilling(corpus, text, folder, **data):
-    """A connector that learns from the language model that reads, on sound and on text."""
+    """A connector that learns answers, and from the language model that reads, on sound and on replayed text."""
     validation = {"validation": [{"path": str(corpus / "validation.jsonl"), "limit": 6}]}
-    one = few(
-        corpus, ["connector"], {"distillation": {"weight": 1, "teacher_text": "description"}}, steps=4,
-        trainer={"eval_steps": 4}, data=validation | data,
-    )  # fmt: skip
-    one["data"]["train"] = [{"path": str(corpus / "eight.jsonl")}, {"path": text}]
+    objectives = {"language_modeling": 0.5, "distillation": {"weight": 1, "teacher_text": "description"}}
+    one = few(corpus, ["connector"], objectives, trainer={"eval_steps": 2}, data=validation | data)
+    one["data"] |= {"train": [{"path": str(corpus / "eight.jsonl")}, {"path": text}], "group_by_length": False}
     return recipe_of(folder, corpus, {"align": one})
 
 
-def test_a_stage_distils_with_and_without_kept_features(corpus, text, tmp_path):
+def test_a_stage_distils_and_replays_text_with_and_without_kept_features(corpus, text, tmp_path, monkeypatch):
+    seen, count_items = [], StageTrainer.count_items
+
+    def note(trainer, batches, device):
+        seen.append([row.startswith("text-") for batch in batches for row in batch["row_ids"]])
+        return count_items(trainer, batches, device)
+
+    monkeypatch.setattr(StageTrainer, "count_items", note)
     for name, data in (("heard", {}), ("kept", {"cache_features": True})):
         run_recipe(distilling(corpus, text, tmp_path / name, **data))
+    assert all(any(step) and not all(step) for step in seen)  # both kinds of rows in one micro-batch
     heard, kept = losses(tmp_path / "heard"), losses(tmp_path / "kept")
-    assert len(heard) == 5 and all(loss > 0 for loss in heard)
+    assert len(heard) == 3 and all(loss > 0 for loss in heard)
     assert kept == pytest.approx(heard, rel=2e-2)  # bfloat16 on disk
 
 
