@@ -136,7 +136,7 @@ def write_checkpoint(
     if has_lora(model):
         (folder / ADAPTER).mkdir(exist_ok=True)
         save_file(adapter_tensors(state), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
-        adapter = LoraConfig(**{**model.lora_config.to_dict(), "task_type": "CAUSAL_LM", "inference_mode": True})
+        adapter: Any = LoraConfig(**{**model.lora_config.to_dict(), "task_type": "CAUSAL_LM", "inference_mode": True})
         adapter.lora_alpha *= model.lora_scale  # so that plain PEFT adds as much
         adapter.base_model_name_or_path = (model.config.bases or {}).get("llm", {}).get("checkpoint")
         adapter.save_pretrained(str(folder / ADAPTER))
@@ -266,16 +266,18 @@ def differ(one: Path, other: Path) -> str:
         return "that is a whole exported model, whose base cannot be compared; take the checkpoint that it came from"
     ours, theirs = (AudioLLMConfig.from_pretrained(folder) for folder in (one, other))
     for part in ("encoder", "llm"):
-        bases = [(config.bases or {}).get(part) or {} for config in (ours, theirs)]
-        if bases[0].get("fingerprint") != bases[1].get("fingerprint"):
-            names = [base.get("checkpoint", "weights of its own") for base in bases]
+        each = [(config.bases or {}).get(part) or {} for config in (ours, theirs)]
+        bases = [base.get("several", [base]) for base in each]
+        prints = [[one.get("fingerprint") for one in several] for several in bases]
+        if prints[0] != prints[1]:
+            names = [" + ".join(one.get("checkpoint", "weights of its own") for one in several) for several in bases]
             return f"their bases differ, {part} is {names[0]} and {names[1]}"
     if ours.connector_config != theirs.connector_config:
         return f"their connectors differ, {ours.connector_config} and {theirs.connector_config}"
     with safe_open(one / WEIGHTS, framework="pt") as a, safe_open(other / WEIGHTS, framework="pt") as b:
-        names = {*a.keys()} ^ {*b.keys()}
         shared = sorted({*a.keys()} & {*b.keys()})
-        differing = names or (name for name in shared if not torch.equal(a.get_tensor(name), b.get_tensor(name)))
+        differing = sorted({*a.keys()} ^ {*b.keys()})
+        differing += [name for name in shared if not torch.equal(a.get_tensor(name), b.get_tensor(name))]
         first = next(iter(differing), "")
     return f"their weights differ in the {part_of(first)} ({first}), which trained in one of them" if first else ""
 

@@ -24,7 +24,7 @@ class WaveformEncoder:
     """Mixin of the families: [N, L] float32 at 16 kHz and a mask to frames [N, T, C] and theirs."""
 
     sampling_rate: ClassVar[int] = SAMPLING_RATE
-    config_class: ClassVar[type]
+    config_class: Any
     config: Any
 
     # ------------------------------------------------------------------------------------------- a family says these

@@ -88,7 +88,7 @@ class WhisperAudioEncoder(WaveformEncoder, WhisperEncoder):
         attention_mask = create_bidirectional_mask(self.config, x_MTC, None if bool(mask_MT.all()) else mask_MT)
         return self.run_layers(x_MTC, attention_mask, taps), mask_MT
 
-    def run_layers(self, x_MTC: Tensor, mask: Tensor | None, taps: Sequence[int], **attention: Any) -> list[Tensor]:
+    def run_layers(self, x_MTC: Tensor, mask: Any, taps: Sequence[int], **attention: Any) -> list[Tensor]:
         """What the tapped layers give, no layer after them being run; or what the last norm gives."""
         heard = {}
         for number, layer in enumerate(self.layers[: max(taps, default=None)], 1):
