@@ -230,8 +230,7 @@ def renew_connector(built: Built, connector: Spec) -> None:
 def settle_connector(model: AudioLLMForConditionalGeneration) -> None:
     """A new connector is held in float32, and speaks as loud as text unless it is to start as published."""
     model.model.connector.to(dtype=torch.float32)  # trained: its small updates would be rounded away in bfloat16
-    if model.config.connector_config["init"] == "text":
-        match_connector_scale(model)
+    match_connector_scale(model)
 
 
 @torch.no_grad()
@@ -239,7 +238,10 @@ def match_connector_scale(model: AudioLLMForConditionalGeneration) -> float:
     """Scale the connector's last layer so that audio vectors are as loud as text embeddings; returns the factor.
 
     A default linear layer is about 30 times quieter, and the language model would ignore it for thousands of steps.
+    `init: published` leaves it alone.
     """
+    if model.config.connector_config.get("init") == "published":
+        return 1.0
     embedding: Any = model.get_input_embeddings()
     ids = torch.linspace(0, embedding.weight.shape[0] - 1, 1000, device=embedding.weight.device).long()
     noise = torch.randn(1, 2 * model.config.sampling_rate, generator=torch.Generator().manual_seed(0)) * 0.1
