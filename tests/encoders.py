@@ -8,7 +8,7 @@ SIZES = {
 }  # fmt: skip
 WAVES = {**SIZES, "conv_dim": [8] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
 LAYER_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
-CONFORMER = {**WAVES, "conv_depthwise_kernel_size": 5}
+CONFORMER = {**WAVES, "conv_depthwise_kernel_size": 5, "max_source_positions": 8}
 BERT = {
     **SIZES, "feature_projection_input_dim": 160, "conv_depthwise_kernel_size": 5,
     "left_max_position_embeddings": 8, "right_max_position_embeddings": 4,

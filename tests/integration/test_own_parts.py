@@ -6,9 +6,11 @@ import sys
 import pytest
 import torch
 import yaml
-from tiny import LLM, MLP, RATE, tone, write_tones
+from tiny import LLM, MLP, RATE, tokenizer, tone, write_tones
 
+from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.encoders import encoder_of
+from audiollm.models.parts import build
 from audiollm.models.plugins import PLUGINS
 from audiollm.models.testing import check_encoder
 from audiollm.recipe import RecipeError, load_recipe
@@ -55,14 +57,37 @@ class MyEncoder(WaveformEncoder, PreTrainedModel):
 """
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a module in it, and an installed package that gives its class a short name."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "my_module.py").write_text(SOURCE)
+    package = folder / "my_package-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[audiollm.encoders]\nmine = my_module:MyEncoder\n")
+    return folder
+
+
 @pytest.fixture
-def module(tmp_path, monkeypatch):
-    """A module in the folder where the command is run, imported by nobody yet."""
-    (tmp_path / "my_module.py").write_text(SOURCE)
-    monkeypatch.chdir(tmp_path)
+def module(folder, monkeypatch):
+    """The folder where a command is run, its module imported by nobody yet."""
+    monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
     sys.modules.pop("my_module", None)
+    yield folder
+    sys.modules.pop("my_module", None)
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """A checkpoint that was trained for two steps with the module's encoder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        checkpoint = run_recipe(recipe_of(folder, "my_module:MyEncoder"))
+    del sys.modules["my_module"]
+    return checkpoint
 
 
 def recipe_of(folder, name):
@@ -88,9 +113,9 @@ def recipe_of(folder, name):
     return load_recipe(folder / "recipe.yaml")
 
 
-def test_a_users_own_encoder_is_trained_saved_and_loaded(module):
-    folder = run_recipe(recipe_of(module, "my_module:MyEncoder"))
-    built = load_built(folder)
+def test_a_users_own_encoder_is_trained_saved_and_loaded(trained, module, monkeypatch):
+    monkeypatch.setenv(PLUGINS, "another,my_module")
+    built = load_built(trained)
     config = built.model.config.audio_config.to_dict()
     own = sys.modules["my_module"].MyEncoder
     assert type(built.model.model.audio_tower) is own is encoder_of(config)
@@ -101,27 +126,21 @@ def test_a_users_own_encoder_is_trained_saved_and_loaded(module):
     check_encoder(own, {"hidden_size": 8})
 
 
-def test_a_checkpoints_code_is_not_imported_until_the_user_says_so(module, monkeypatch):
-    folder = run_recipe(recipe_of(module, "my_module:MyEncoder"))
-    del sys.modules["my_module"]
+def test_a_checkpoints_code_is_not_imported_until_the_user_says_so(trained, module):
     with pytest.raises(
         ValueError, match=r"encoder my_module:MyEncoder is code that is not imported; .*import my_module"
     ):
-        load_built(folder)
+        load_built(trained)
     assert "my_module" not in sys.modules
-    monkeypatch.setenv(PLUGINS, "another,my_module")
-    assert type(load_built(folder).model.model.audio_tower).__name__ == "MyEncoder"
 
 
-def test_an_installed_packages_encoder_is_found_by_its_entry_point(module):
-    package = module / "my_package-1.0.dist-info"
-    package.mkdir()
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[audiollm.encoders]\nmine = my_module:MyEncoder\n")
+def test_an_installed_packages_encoder_is_found_by_its_entry_point(module, tmp_path):
     sys.path.append(str(module))
-    folder = run_recipe(recipe_of(module, "mine"))
+    llm = {"config": {"model_type": "qwen3", **LLM}}
+    built = build(encoder={"name": "mine", "config": {"hidden_size": 8}}, connector=MLP, llm=llm, tokenizer=tokenizer())
+    save_checkpoint(built.model, built.processor, tmp_path / "saved")
     del sys.modules["my_module"]
-    assert type(load_built(folder).model.model.audio_tower).__name__ == "MyEncoder"
+    assert type(load_built(tmp_path / "saved").model.model.audio_tower).__name__ == "MyEncoder"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +151,6 @@ def test_an_installed_packages_encoder_is_found_by_its_entry_point(module):
         ("wav2vec3", "unknown encoder 'wav2vec3'; known: .*wav2vec2"),
     ],
 )
-def test_an_encoder_that_is_not_there_is_one_sentence(module, name, message):
+def test_an_encoder_that_is_not_there_is_one_sentence(module, tmp_path, name, message):
     with pytest.raises(RecipeError, match=message):
-        recipe_of(module, name)
+        recipe_of(tmp_path, name)

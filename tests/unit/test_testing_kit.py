@@ -12,16 +12,18 @@ from audiollm.models.encoders.self_supervised import Wav2Vec2Encoder
 from audiollm.models.testing import check_connector, check_encoder
 
 SETTINGS = {"mlp": MLP, "window_qformer": QFORMER}
+CHECKED = sorted(set(CONFIGS) - {"wav2vec2-large", "hubert-large", "conformer-relative"})
+"""The three are compared with the original model alone and in a batch, which takes less time."""
 
 
-@pytest.mark.parametrize("variant", CONFIGS)
+@pytest.mark.parametrize("variant", CHECKED)
 def test_our_encoders_keep_the_contract(variant):
     kind, config = CONFIGS[variant]
     check_encoder(ENCODERS[kind], encoder_config({"model_type": kind, **config}))
 
 
 def test_every_encoder_is_checked():
-    assert {kind for kind, _ in CONFIGS.values()} == set(ENCODERS) - {"audiollm_encoders"}
+    assert {CONFIGS[variant][0] for variant in CHECKED} == set(ENCODERS) - {"audiollm_encoders"}
 
 
 @pytest.mark.parametrize("name", CONNECTORS)
