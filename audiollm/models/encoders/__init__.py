@@ -4,14 +4,20 @@ An encoder is a `PreTrainedModel` that takes waveforms [N, L] at 16 kHz with a m
 mask. It owns its front end, and tells without weights how long its output is (base.py).
 """
 
+from audiollm.models.encoders.parakeet import ParakeetAudioEncoder
 from audiollm.models.encoders.registry import ENCODERS, audio_config_of, encoder_class, encoder_config, encoder_of
+from audiollm.models.encoders.self_supervised import SELF_SUPERVISED
 from audiollm.models.encoders.side_by_side import SideBySide, SideBySideConfig
+from audiollm.models.encoders.w2v_bert import W2vBertEncoder
 from audiollm.models.encoders.whisper import WhisperAudioEncoder
 
 ENCODERS.update(
     {
         SideBySideConfig.model_type: SideBySide,
         "whisper": WhisperAudioEncoder,
+        "wav2vec2-bert": W2vBertEncoder,
+        "parakeet_encoder": ParakeetAudioEncoder,
+        **SELF_SUPERVISED,
     }
 )
 
