@@ -98,7 +98,7 @@ class EncoderSettings(ListeningSettings):
     name: Annotated[str | None, AfterValidator(check_encoder_name)] = None
     """Family of the encoder, or `package.module:Class` of your own; null takes what the checkpoint is, or whisper."""
     checkpoint: str | None = None
-    """Name on the Hugging Face hub, or a folder."""
+    """Name on the Hugging Face hub, or a folder; of `name: openai_whisper`, a model of that package, or a .pt file."""
     revision: str | None = None
     """Commit or tag of the checkpoint; pin it for a run that can be repeated."""
     config: dict[str, Any] | None = None

@@ -18,11 +18,11 @@ from audiollm.models.encoders import (
     ENCODERS,
     SideBySide,
     SideBySideConfig,
-    audio_config_of,
     encoder_class,
     encoder_of,
 )  # fmt: skip
-from audiollm.models.encoders.registry import CLASS
+from audiollm.models.encoders.loading import tower_config
+from audiollm.models.encoders.registry import CLASS, names_itself
 from audiollm.models.listening import LISTENING, ListeningSettings
 from audiollm.models.modeling import AudioLLMForConditionalGeneration, connector_between
 from audiollm.models.processing import AudioLLMProcessor
@@ -128,10 +128,10 @@ def encoder_on_paper(spec: EncoderSpec) -> Any:
 def class_of_checkpoint(spec: Mapping[str, Any]) -> tuple[Any, Any]:
     """The encoder class for a checkpoint, and the config that it finds there: by its name, or by what it is."""
     checkpoint, revision, name = str(spec["checkpoint"]), spec.get("revision"), spec.get("name")
-    if name is not None and name not in ENCODERS:  # a user's own
+    if name is not None and not names_itself(name):
         cls = encoder_class(name)
         return cls, cls.config_class.from_pretrained(checkpoint, revision=revision or "main")
-    config = audio_config_of(AutoConfig.from_pretrained(checkpoint, revision=revision), checkpoint)
+    config = tower_config(checkpoint, revision)
     if name not in (None, config.model_type):
         raise ValueError(f"model.encoder: {checkpoint} is a {config.model_type}, not a {name}; leave `name` out")
     return ENCODERS[config.model_type], config
@@ -143,11 +143,13 @@ def say_how_to_listen(config: Any, spec: Mapping[str, Any]) -> None:
     if said := settings.model_dump(exclude_defaults=True):
         setattr(config, LISTENING, said)
     name = spec.get("name")
-    if name is not None and name not in ENCODERS:
+    if name is not None and not names_itself(name):
         setattr(config, CLASS, name)
     sizes, cls = config.to_dict(), encoder_of(config.to_dict())
     if cls.taps(sizes) or settings.window_s or settings.overlap_s:
         cls.windows(sizes)  # refuses what does not fit the encoder
+    if settings.frequency:
+        cls.frequency(sizes)
 
 
 def build_llm(

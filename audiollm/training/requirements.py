@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from audiollm.models.encoders.registry import names_itself
 from audiollm.models.locate import unreachable
 from audiollm.models.quantize import check_scheme, require_bitsandbytes
 from audiollm.models.settings import nearest
@@ -39,7 +40,9 @@ def require_parts(recipe: Recipe) -> None:
     if model_type is not None and model_type not in CONFIG_MAPPING_NAMES:
         near = nearest(model_type, CONFIG_MAPPING_NAMES)
         raise recipe.error("model.llm.config.model_type", f"{model_type!r} is not of transformers; {near}")
-    blocks = [("encoder", encoder) for encoder in recipe.model.encoders] + [("llm", recipe.model.llm)]
+    # what only a class's own loader can read, be it a user's or another package's, that loader asks for
+    encoders = [one for one in recipe.model.encoders if one.name is None or names_itself(one.name)]
+    blocks = [*(("encoder", one) for one in encoders), ("llm", recipe.model.llm)]
     for part, block in blocks:
         if block is None or block.checkpoint is None:
             continue
