@@ -15,7 +15,7 @@ from transformers import AutoConfig, ParakeetEncoder, ParakeetEncoderConfig
 from transformers.audio_utils import mel_filter_bank
 
 from audiollm.models.encoders.base import SAMPLING_RATE, caught, frames_mask
-from audiollm.models.encoders.pretrained import SteadyEncoder, check_front_end, extractor_settings
+from audiollm.models.encoders.pretrained import SteadyEncoder, checked_settings
 from audiollm.models.encoders.registry import audio_config_of
 
 N_FFT = 512
@@ -51,7 +51,7 @@ class ParakeetAudioEncoder(SteadyEncoder, ParakeetEncoder):
             "feature_size": config.num_mel_bins, "n_fft": N_FFT, "win_length": LENGTH, "hop_length": HOP,
             "preemphasis": PREEMPHASIS,
         }  # fmt: skip
-        check_front_end(extractor_settings(checkpoint, revision), ours, checkpoint)
+        checked_settings(checkpoint, revision, ours)
         return encoder
 
     def hear(self, windows_ML: Tensor, lengths_M: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""What families of pretrained encoders share: nothing random but dropout, and what a feature extractor says.
+"""What families of pretrained encoders share: nothing random but dropout, and a front end that is the published one.
 
 Not here: the families (one file each).
 """
@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from audiollm.models.encoders.base import SAMPLING_RATE, WaveformEncoder
+from audiollm.models.encoders.loading import extractor_settings
 
 log = logging.getLogger(__name__)
 
@@ -48,22 +48,13 @@ class SteadyEncoder(WaveformEncoder):
         return self
 
 
-def extractor_settings(checkpoint: str, revision: str | None) -> dict[str, Any]:
-    """What a checkpoint's feature extractor says, in its preprocessor_config.json; nothing where there is none."""
-    try:
-        said, _ = FeatureExtractionMixin.get_feature_extractor_dict(checkpoint, revision=revision)
-    except OSError:
-        log.warning("%s has no preprocessor_config.json; its front end is taken to be the published one", checkpoint)
-        return {}
-    check_front_end(said, {"sampling_rate": SAMPLING_RATE}, checkpoint)
-    return said
-
-
-def check_front_end(said: Mapping[str, Any], ours: Mapping[str, Any], checkpoint: str) -> None:
-    """ValueError where a checkpoint's feature extractor is not the one that we compute."""
-    for key, value in ours.items():
+def checked_settings(checkpoint: str, revision: str | None, ours: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's feature extractor says; ValueError where it is not the one that we compute."""
+    said = extractor_settings(checkpoint, revision)
+    for key, value in {"sampling_rate": SAMPLING_RATE, **ours}.items():
         if said.get(key, value) != value:
             raise ValueError(
                 f"{checkpoint}: its feature extractor has {key}={said[key]}, and only {value} is computed here; "
                 "write an encoder of your own with that front end (package.module:Class)"
             )
+    return said

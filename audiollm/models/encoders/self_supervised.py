@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from audiollm.models.encoders.base import caught, frames_mask
-from audiollm.models.encoders.pretrained import SteadyEncoder, extractor_settings
+from audiollm.models.encoders.pretrained import SteadyEncoder, checked_settings
 
 DO_NORMALIZE = "do_normalize"
 """The key of the feature extractor's config, and of ours, that says whether clips are normalised."""
@@ -60,7 +60,7 @@ class SelfSupervisedEncoder(SteadyEncoder):
     def load(cls, checkpoint: str, revision: str | None = None) -> Any:
         """The pretrained encoder, without the head of a fine-tuned one, and what its feature extractor says."""
         encoder = super().load(checkpoint, revision)
-        said = extractor_settings(checkpoint, revision)
+        said = checked_settings(checkpoint, revision, {})
         if DO_NORMALIZE in said:
             setattr(encoder.config, DO_NORMALIZE, said[DO_NORMALIZE])
         return encoder
