@@ -11,13 +11,19 @@ from torch import nn
 
 from audiollm.models.configuration import PARTS
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.native.table import HOME, native_part
 from audiollm.models.parts import check_fingerprint, head_of, load_causal
+
+NEVER_TRAINED = ("model.audio_tower.embed_positions.weight", "model.audio_tower.audio_bos_eos_token.weight")
+"""A fixed sinusoid, in every Whisper; and what Qwen2.5-Omni has and does not use."""
 
 
 def part_of(name: str) -> str:
     """The part that a parameter of the model belongs to, by its name."""
     if ".lora_" in name:
         return "lora"
+    if name.startswith(HOME):
+        return native_part(name)
     if name.startswith("model.audio_tower."):
         return "encoder"
     if name.startswith("model.connector."):
@@ -40,9 +46,8 @@ def select_trainable(model: AudioLLMForConditionalGeneration, parts: Collection[
             raise ValueError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
     if "llm" in parts and model.config.quantize:
         raise ValueError(f"train: llm is held in {model.config.quantize}, which cannot train; train `lora` on it")
-    positions = "model.audio_tower.embed_positions.weight"  # a fixed sinusoid, in every Whisper
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in parts and name != positions)
+        parameter.requires_grad_(part_of(name) in parts and not name.endswith(NEVER_TRAINED))
     counts = {part: sum(p.numel() for _, p in named_parameters_of(model, part) if p.requires_grad) for part in parts}
     for part, count in counts.items():
         if count == 0:
@@ -84,7 +89,7 @@ def attach_lora(model: AudioLLMForConditionalGeneration, config: LoraConfig) -> 
             f"its linear layers are: {', '.join(linear)}"
         ) from error
     for _, parameter in named_parameters_of(model, "lora"):
-        parameter.data = parameter.data.to(model.model.connector.output.weight.dtype)
+        parameter.data = parameter.data.to(model.trained_dtype)
     model.lora_config = config
     model.train(model.training)  # what was added too
 
@@ -156,7 +161,7 @@ def merge_into_unquantized(model: AudioLLMForConditionalGeneration) -> None:
     """Put the unquantised base, with each LoRA product added, in place of a quantised language model with LoRA."""
     before: Any = model.model.language_model
     base = (model.config.bases or {}).get("llm")
-    if base is None:
+    if base is None or model.llm_prefix.startswith(HOME):
         raise ValueError("the language model was quantised when it was loaded; merge it loaded with quantize='none'")
     causal, found = load_causal(base["checkpoint"], base["revision"], model.lm_head.weight.dtype)
     check_fingerprint(base, found)
