@@ -150,10 +150,10 @@ def bare(cls, **parts):
 
 def processor_of(kind, tokens):
     """The model's own processor, with a chat template of the form that it takes."""
-    flamingo = {"chat_template": PLAIN, "audio_token": "<|sound|>", "max_audio_len": 3}
+    flamingo = {"chat_template": PLAIN, "audio_token": "<|sound|>", "max_audio_len": 4}
     made: dict[str, Callable[[], Any]] = {
         "qwen2_audio": lambda: transformers.Qwen2AudioProcessor(extractor(), tokens),
-        "voxtral": lambda: transformers.VoxtralProcessor(extractor(chunk_length=30), tokens),
+        "voxtral": lambda: transformers.VoxtralProcessor(extractor(chunk_length=2), tokens),
         "audioflamingo3": lambda: transformers.AudioFlamingo3Processor(extractor(), tokens, **flamingo),
         "musicflamingo": lambda: transformers.MusicFlamingoProcessor(
             extractor(), tokens, **flamingo, audio_bos_token="<|sound_bos|>", audio_eos_token="<|sound_eos|>"
@@ -190,7 +190,7 @@ def sizes_of(kind):
         "voxtral": {
             "audio_config": {
                 "model_type": "voxtral_encoder", "hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 2,
-                "num_attention_heads": 2, "num_mel_bins": MELS, "initializer_range": 0.2,
+                "num_attention_heads": 2, "num_mel_bins": MELS, "initializer_range": 0.2, "max_source_positions": 100,
             },
             "text": "llama",
         },
@@ -232,7 +232,7 @@ def sizes_of(kind):
         "gemma4": {
             "audio_config": {
                 "model_type": "gemma4_audio", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-                "subsampling_conv_channels": [4, 4], "output_proj_dims": 16, "initializer_range": 0.2,
+                "subsampling_conv_channels": [MELS, 4], "output_proj_dims": 16, "initializer_range": 0.2,
             },
             "text_config": {
                 "model_type": "gemma4_text", **TEXT, "vocab_size_per_layer_input": 400,
@@ -244,6 +244,8 @@ def sizes_of(kind):
     return found[kind]
 
 
+VOXTRAL = transformers.VoxtralProcessor.audio_kwargs | {"pad_to_multiple_of": 2 * RATE, "max_source_positions": 200}
+"""Settings of Voxtral's processor, which has them in its class, for windows of two seconds."""
 KINDS = [
     "qwen2_audio", "voxtral", "audioflamingo3", "musicflamingo", "glmasr", "qwen3_asr", "granite_speech",
     "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "gemma4",
@@ -264,6 +266,8 @@ def whole(kind, seed=0):
         parts["text_config"] = {"model_type": model_type, **TEXT}
     parts["text_config"] |= text
     audio = tokens.convert_tokens_to_ids(processor.audio_token)
+    if "omni" in kind:
+        parts["vision_start_token_id"] = tokens.convert_tokens_to_ids("<|vb|>")
     config = AutoConfig.for_model(kind, **parts, tie_word_embeddings=False, audio_token_id=audio)
     model = getattr(transformers, NATIVES[kind].model_class)(config).eval()
     unsettle(model)

@@ -8,8 +8,9 @@ import json
 import numpy as np
 import pytest
 import torch
+import transformers
 import yaml
-from natives import KINDS, ON_DISK, native, save
+from natives import KINDS, ON_DISK, VOXTRAL, native, save
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny import RATE, checksum, tone, tones, write_tones
@@ -26,11 +27,18 @@ from audiollm.models.native.loading import load_native
 from audiollm.models.native.processing import TOKENS
 from audiollm.models.native.table import NATIVES, support_table
 from audiollm.recipe import load_recipe
-from audiollm.training import dry_run, run_recipe, stages
+from audiollm.training import run_recipe, stages
+from audiollm.training.dry_run import dry_run
 from audiollm.training.kernels import prepare_attention
 
 CLIPS = tones(4, seconds=(0.2, 0.9))
 SYSTEM = "answer in a word"
+
+
+@pytest.fixture(autouse=True)
+def short_windows(monkeypatch):
+    """Voxtral's windows hold two seconds instead of thirty."""
+    monkeypatch.setattr(transformers.VoxtralProcessor, "audio_kwargs", VOXTRAL)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +132,7 @@ def test_voxtral_is_asked_as_mistral_does(models):
     processor = models("voxtral").processor
     ids = processor.render_prompt((Message("system", (TextPart(SYSTEM),)), *ROWS[0].prompt), [len(CLIPS[0])])
     text = processor.tokenizer.decode([token for token in ids if token != processor.audio_token_id])
-    assert ids.count(processor.audio_token_id) == 375
+    assert ids.count(processor.audio_token_id) == 25  # 375 in thirty seconds
     assert text == f"<s>[SYSTEM_PROMPT] {SYSTEM}[/SYSTEM_PROMPT][INST][BEGIN_AUDIO] what do you hear?[/INST]"
 
 
@@ -163,7 +171,7 @@ def test_logits_are_the_models_own(models, kind):
         own = built.model.native(input_ids=found["input_ids"], attention_mask=found["attention_mask"], **flat).logits
     assert torch.allclose(ours, own, atol=1e-5)
     silent = built.model(found["input_ids"], built.processor.features([CLIPS[0] * 0])["features"]).logits
-    assert not torch.allclose(ours, silent, atol=1e-2)  # it hears
+    assert not torch.allclose(ours, silent, atol=1e-5)  # it hears
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -248,6 +256,7 @@ def test_a_rank_without_sound_runs_every_module_on_silence_and_learns_the_same(m
     select_trainable(built.model, ["connector"])
     expected = built.model(**batch).loss
     silent = {name: value for name, value in built.model.with_silence(rows).items() if value is not None}
+    built.model.zero_grad()
     loss = built.model(**silent, features=[built.model.silence]).loss
     loss.backward()
     assert loss.detach() == pytest.approx(float(expected), rel=1e-5)
@@ -347,8 +356,7 @@ def test_a_clip_that_the_model_would_hear_only_the_beginning_of_is_refused(model
     built = models(kind)
     limit = built.processor.longest_clip_s
     if limit is None:
-        long = np.zeros(40 * RATE, np.float32)
-        assert built.processor.num_audio_tokens(len(long)) > built.processor.num_audio_tokens(35 * RATE) > 0
+        assert built.processor.num_audio_tokens(40 * RATE) > built.processor.num_audio_tokens(35 * RATE) > 0
         return
     clip = tone(440, limit + 0.5)
     assert built.processor._asked(clip)[0] == built.processor._asked(clip[: round(limit * RATE)])[0]  # it would cut
@@ -362,7 +370,7 @@ def test_a_clip_that_the_model_would_hear_only_the_beginning_of_is_refused(model
 
 
 @pytest.mark.parametrize(
-    ("kind", "seconds", "windows"), [("audioflamingo3", 2.5, 3), ("glmasr", 2.5, 2), ("voxtral", 31, 2)]
+    ("kind", "seconds", "windows"), [("audioflamingo3", 2.5, 3), ("glmasr", 3.5, 2), ("voxtral", 3.1, 2)]
 )
 def test_longer_clips_are_split_where_the_models_own_processor_splits(models, kind, seconds, windows):
     built = models(kind)
@@ -421,7 +429,7 @@ def recipe_of(folder, base, rows, *overrides, **model):
 def test_a_recipe_that_names_a_model_of_transformers_trains_it_and_its_checkpoint_answers(kind, tmp_path, capsys):
     base, rows = save(kind, tmp_path / "base"), corpus(tmp_path / "clips")
     recipe = recipe_of(tmp_path, base, rows, system_prompt=SYSTEM)
-    dry_run.dry_run(recipe)
+    dry_run(recipe)
     told = capsys.readouterr().out
     assert "memory of a device" in told and "audio tokens]" in told and "supervised" in told
     last = run_recipe(recipe)

@@ -6,6 +6,7 @@ Not here: where its parts are (table.py), features and placeholders (processing.
 Shapes: B rows, S tokens, D width, N clips, W windows of a clip, V vocabulary.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
@@ -41,6 +42,7 @@ class NativeConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.native_config, dict):
             self.native_config = AutoConfig.for_model(**self.native_config)
+        self.native_config = copy.deepcopy(self.native_config)  # a config writes its own attention into those in it
         if self.native_config is not None:
             kwargs["tie_word_embeddings"] = bool(getattr(self.native_config, "tie_word_embeddings", False))
         super().__post_init__(**kwargs)
@@ -201,7 +203,10 @@ class NativeAudioLLM(NextTokenLoss, nn.Module):
     def hidden(self, rows: Mapping[str, Any], features: Sequence[Features]) -> Tensor:
         """The last hidden states [B, S, D] of the model's own forward."""
         inputs = self.heard(rows["input_ids"], features)
-        inputs |= {"attention_mask": rows["attention_mask"], "position_ids": rows["position_ids"]}
+        position_ids = rows["position_ids"]
+        if position_ids is None and "inputs_embeds" in inputs:  # Omni would take those of its last generation
+            position_ids = torch.arange(rows["input_ids"].shape[1], device=self.device)[None]
+        inputs |= {"attention_mask": rows["attention_mask"], "position_ids": position_ids}
         if rows["branch_ids"] is not None:
             ids = (rows["clip_ids"], rows["branch_ids"], rows["position_ids"])
             config, dtype = self.model.language_model.config, self.get_input_embeddings().weight.dtype
@@ -220,17 +225,12 @@ class NativeAudioLLM(NextTokenLoss, nn.Module):
         tensors = [self.moved(one) for one in features]
         if not tensors:
             return {"input_ids": input_ids}
-        if not self.kind.mixes_padding or len({shapes(one) for one in tensors}) == 1:
+        if self.kind.vectors is None or len({shapes(one) for one in tensors}) == 1:
             return {"input_ids": input_ids, **batched(tensors)}
         is_audio_BS = input_ids == self.config.native_config.audio_token_id
         text_BSD = self.get_input_embeddings()(input_ids.masked_fill(is_audio_BS, 0))
-        return {"inputs_embeds": splice(text_BSD, is_audio_BS, torch.cat([self.vectors(one) for one in tensors]))}
-
-    def vectors(self, clip: Features) -> Tensor:
-        """What one clip becomes for the language model [M, D], by the model's own encoder and connector."""
-        given = dict(clip)
-        mask = given.pop("input_features_mask")
-        return self.model.get_audio_features(**given, return_dict=True).pooler_output[mask]
+        audio_MD = torch.cat([self.kind.vectors(self.model, one) for one in tensors])
+        return {"inputs_embeds": splice(text_BSD, is_audio_BS, audio_MD)}
 
     def moved(self, clip: Features) -> Features:
         """Features where the encoder is and in its type, without the count of tokens."""

@@ -40,8 +40,9 @@ def of_window(processor: Any) -> float:
 
 
 def of_processor(processor: Any) -> float:
-    """Seconds up to which a processor splits a clip into windows."""
-    return float(processor.max_audio_len)
+    """Seconds up to which a processor splits a clip into windows: whole ones."""
+    window = processor.feature_extractor.chunk_length
+    return float(processor.max_audio_len // window * window)
 
 
 def thirty(processor: Any) -> float:
@@ -59,13 +60,26 @@ def hear_voxtral(processor: Any, samples: Any) -> tuple[int, Features]:
     return len(windows_WFT) * length // 8, {"input_features": windows_WFT}  # the encoder halves, four make one vector
 
 
+def granite_vectors(base: Any, clip: Features) -> torch.Tensor:
+    """Granite's conformer and Q-Former know no mask."""
+    heard = base.get_audio_features(clip["input_features"], return_dict=True)
+    return heard.pooler_output[clip["input_features_mask"]]
+
+
+def omni_vectors(base: Any, clip: Features) -> torch.Tensor:
+    """Qwen3-Omni's convolutions run over the padding of a chunk, which is as long as the longest of a batch."""
+    heard = base.get_audio_features(clip["input_features"], clip["feature_attention_mask"], return_dict=True)
+    return heard.last_hidden_state
+
+
 @dataclass(frozen=True)
 class Native:
     """One kind of model.
 
     `encoder` and `connector` are names below the base model; a connector may be a part of the encoder. `clip_limit`
     says how many seconds of a clip its processor takes (None: all), `longest` the same in words, of the public ones.
-    `mixes_padding`: its encoder hears the padding of a batch, so that each clip is encoded by itself.
+    `vectors`: what a clip becomes for the language model by itself [M, D], where the encoder would hear the padding of
+    a batch.
     `shares_audio`: questions can share their clip, if the language model's attention lets them. `checked`: whether the
     tests run it.
     """
@@ -76,7 +90,7 @@ class Native:
     encoder: str = "audio_tower"
     connector: tuple[str, ...] = ("multi_modal_projector",)
     clip_limit: Callable[[Any], float | None] = lambda processor: None
-    mixes_padding: bool = False
+    vectors: Callable[[Any, Features], torch.Tensor] | None = None
     shares_audio: bool = True
     chat_template: str | None = None
     hear: Callable[[Any, Any], tuple[int, Features]] | None = None
@@ -100,9 +114,11 @@ QWEN2_5_OMNI = Native(
 )  # fmt: skip
 QWEN3_OMNI = Native(
     "Qwen3-Omni (thinker)", "Qwen3OmniMoeThinkerForConditionalGeneration", ANY,
-    connector=("audio_tower.proj1", "audio_tower.proj2"), shares_audio=False,
+    connector=("audio_tower.proj1", "audio_tower.proj2"), shares_audio=False, vectors=omni_vectors,
 )  # fmt: skip
-GRANITE: Mapping[str, Any] = {"longest": ANY, "encoder": "encoder", "connector": ("projector",), "mixes_padding": True}
+GRANITE: Mapping[str, Any] = {
+    "longest": ANY, "encoder": "encoder", "connector": ("projector",), "vectors": granite_vectors,
+}  # fmt: skip
 GEMMA: Mapping[str, Any] = {
     "longest": "30 s", "connector": ("embed_audio",), "clip_limit": thirty, "shares_audio": False,
 }  # fmt: skip
@@ -124,7 +140,7 @@ NATIVES: dict[str, Native] = {
     "musicflamingo": Native(
         "Music Flamingo", "MusicFlamingoForConditionalGeneration", f"1200 s, {WINDOWS}", clip_limit=of_processor
     ),
-    "glmasr": Native("GLM-ASR", "GlmAsrForConditionalGeneration", f"655 s, {WINDOWS}", clip_limit=of_processor),
+    "glmasr": Native("GLM-ASR", "GlmAsrForConditionalGeneration", f"630 s, {WINDOWS}", clip_limit=of_processor),
     "granite_speech": Native("Granite Speech", "GraniteSpeechForConditionalGeneration", **GRANITE),
     "granite_speech_plus": Native(
         "Granite Speech Plus", "GraniteSpeechPlusForConditionalGeneration", **GRANITE, checked=False
@@ -154,7 +170,7 @@ def support_table() -> str:
         types = [name for name, kind in NATIVES.items() if kind.title == title]
         kind = NATIVES[types[0]]
         shares = "yes" if kind.shares_audio else "no, each hears it by itself"
-        together = "one by one" if kind.mixes_padding else "together"
+        together = "one by one" if kind.vectors else "together"
         named = ", ".join(f"`{name}`" for name in types)
         lines.append((title, kind.longest, shares, together, "yes" if kind.checked else "no", named))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
