@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from audiollm.training.dry_run import dry_run
+from audiollm.training.rehearsal import dry_run
 from natives import KINDS, ON_DISK, VOXTRAL, native, save
 from peft import PeftModel
 from safetensors.torch import load_file
