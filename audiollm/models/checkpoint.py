@@ -134,8 +134,9 @@ def write_checkpoint(
     if has_lora(model):
         (folder / ADAPTER).mkdir(exist_ok=True)
         save_file(adapter_tensors(state), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
-        adapter = LoraConfig(**{**model.lora_config.to_dict(), "task_type": "CAUSAL_LM", "inference_mode": True})
-        adapter.lora_alpha *= model.lora_scale  # so that plain PEFT adds as much
+        alpha = model.lora_config.lora_alpha * model.lora_scale  # so that plain PEFT adds as much
+        known = {"lora_alpha": alpha, "task_type": "CAUSAL_LM", "inference_mode": True}
+        adapter = LoraConfig(**model.lora_config.to_dict() | known)
         adapter.base_model_name_or_path = (model.config.bases or {}).get("llm", {}).get("checkpoint")
         adapter.save_pretrained(str(folder / ADAPTER))
     model.config.architectures = [type(model).__name__]
@@ -271,10 +272,9 @@ def differ(one: Path, other: Path) -> str:
     if ours.connector_config != theirs.connector_config:
         return f"their connectors differ, {ours.connector_config} and {theirs.connector_config}"
     with safe_open(one / WEIGHTS, framework="pt") as a, safe_open(other / WEIGHTS, framework="pt") as b:
-        names = {*a.keys()} ^ {*b.keys()}
-        shared = sorted({*a.keys()} & {*b.keys()})
-        differing = names or (name for name in shared if not torch.equal(a.get_tensor(name), b.get_tensor(name)))
-        first = next(iter(differing), "")
+        here, there = set(a.keys()), set(b.keys())
+        changed = (name for name in sorted(here & there) if not torch.equal(a.get_tensor(name), b.get_tensor(name)))
+        first = min(here ^ there, default="") or next(changed, "")
     return f"their weights differ in the {part_of(first)} ({first}), which trained in one of them" if first else ""
 
 
