@@ -141,8 +141,9 @@ def write_checkpoint(
         save_file(
             adapter_tensors(model, state), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"}
         )
-        adapter: Any = LoraConfig(**{**model.lora_config.to_dict(), "task_type": "CAUSAL_LM", "inference_mode": True})
-        adapter.lora_alpha *= model.lora_scale  # so that plain PEFT adds as much
+        alpha = model.lora_config.lora_alpha * model.lora_scale  # so that plain PEFT adds as much
+        known = {"lora_alpha": alpha, "task_type": "CAUSAL_LM", "inference_mode": True}
+        adapter = LoraConfig(**model.lora_config.to_dict() | known)
         adapter.base_model_name_or_path = (model.config.bases or {}).get("llm", {}).get("checkpoint")
         adapter.target_modules = model.lora_targets()
         adapter.save_pretrained(str(folder / ADAPTER))
@@ -284,10 +285,9 @@ def differ(one: Path, other: Path) -> str:
     if ours.connector_config != theirs.connector_config:
         return f"their connectors differ, {ours.connector_config} and {theirs.connector_config}"
     with safe_open(one / WEIGHTS, framework="pt") as a, safe_open(other / WEIGHTS, framework="pt") as b:
-        shared = sorted({*a.keys()} & {*b.keys()})
-        differing = sorted({*a.keys()} ^ {*b.keys()})
-        differing += [name for name in shared if not torch.equal(a.get_tensor(name), b.get_tensor(name))]
-        first = next(iter(differing), "")
+        here, there = set(a.keys()), set(b.keys())
+        changed = (name for name in sorted(here & there) if not torch.equal(a.get_tensor(name), b.get_tensor(name)))
+        first = min(here ^ there, default="") or next(changed, "")
     return f"their weights differ in the {part_of(first)} ({first}), which trained in one of them" if first else ""
 
 
