@@ -1,4 +1,4 @@
-"""The card of a model, made from what lies in its checkpoint and in its run: parts, stages, data, results, cost, limits.
+"""The card of a model, from what lies in its checkpoint and in its run: parts, stages, data, results, cost, limits.
 
  runs/NAME/STAGE/config.json, checkpoint.json, recipe.yaml      what it is made of, and by which recipe
  runs/NAME/run.json, results.json                               what its stages took, and what it can
@@ -99,7 +99,7 @@ def folder_card(source: Path, needs: Sequence[str]) -> str:
         "LoRA lies beside the weights as an adapter, which transformers loads with them; servers such as vLLM do not: "
         "export with `--merge` for them.\n"
         if "peft" in needs
-        else "For vLLM and SGLang there is `trust_remote_code` too; this folder was not run with either.\n"
+        else "It has what the transformers backends of vLLM and SGLang ask for; it was run with neither.\n"
     )
     installed = " ".join(needs)
     about = f"\nThe code in this folder needs `pip install {installed}`; `audiollm` itself is not needed.\n{adapter}"
@@ -139,7 +139,7 @@ def bases_of(told: Told) -> list[Mapping[str, Any]]:
 
 def summary(told: Told) -> str:
     """One sentence."""
-    encoder, llm = told.config["audio_config"]["model_type"], told.config["text_config"]["model_type"]
+    encoder, llm = encoder_kind(told.config["audio_config"]), told.config["text_config"]["model_type"]
     connector = told.config["connector_config"]["name"]
     trained = f", trained in {number(len(told.stages), 'stage')}" if told.stages else ""
     return f"An audio language model: {encoder} encoder, {connector} connector, {llm} language model{trained}."
@@ -149,7 +149,7 @@ def parts(told: Told) -> str:
     """What it is made of."""
     trained = set(told.manifest.get("trained_parts", ()))
     kinds = {
-        "encoder": told.config["audio_config"]["model_type"],
+        "encoder": encoder_kind(told.config["audio_config"]),
         "connector": settings(told.config["connector_config"]),
         "llm": told.config["text_config"]["model_type"],
     }
@@ -161,6 +161,11 @@ def parts(told: Told) -> str:
         names = ", ".join(pinned(one) for one in base.get("several", [base])) if base else "no public checkpoint"
         rows.append([part, kind, names if part in ("encoder", "llm") else "", "yes" if part in trained else "no"])
     return section("Parts", table(["part", "kind", "stands on", "trained"], rows))
+
+
+def encoder_kind(audio_config: Mapping[str, Any]) -> str:
+    """The family of the encoder, or of each where several hear."""
+    return " and ".join(one["model_type"] for one in audio_config.get("encoders") or [audio_config])
 
 
 def pinned(base: Mapping[str, Any]) -> str:
@@ -198,7 +203,7 @@ def data(told: Told) -> str:
     heard = {name: took["hours"] for name, took in told.stages.items() if took.get("hours")}
     hours = "; ".join(f"{name} {value:g} h" for name, value in heard.items())
     policy = f"Licence policy of the recipe: {told.recipe.license_policy}.\n" if told.recipe else ""
-    about = policy + (f"Sound, each recording counted once: {hours}.\n" if hours else "")
+    about = policy + (f"Sound of its recordings: {hours}.\n" if hours else "")
     return section("Data", table(["stage", "source", "licence", "rows"], rows) + f"\n{about}")
 
 

@@ -20,6 +20,7 @@ from audiollm.export.formats import Format, find_format
 from audiollm.export.travelling import MODEL, PROCESSOR, auto_map, requirements, travelling_code
 from audiollm.inference import load, resolve_checkpoint
 from audiollm.models.configuration import AudioLLMConfig
+from audiollm.models.encoders.registry import CLASS
 from audiollm.models.freezing import adapted_layers, has_lora, merge_lora, part_of, remove_lora
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.processing import AudioLLMProcessor
@@ -81,20 +82,29 @@ def write_folder(
     model: AudioLLMForConditionalGeneration, processor: AudioLLMProcessor, folder: Path, source: Path
 ) -> None:
     """The files of an exported folder; LoRA that is attached becomes an adapter in it, and leaves the model."""
-    also: frozenset[str] = frozenset()
-    if has_lora(model):
+    own = own_modules(model.config)
+    adapter = frozenset({"peft"} if has_lora(model) else ())
+    if adapter:
         write_adapter(model, folder)
         remove_lora(model)
-        also = frozenset({"peft"})
     model.config.bases = model.config.quantize = None  # every part lies here
     model.config.auto_map = auto_map(MODEL) | auto_map(PROCESSOR)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     name_processor(folder / "processor_config.json")
-    for name, text in travelling_code({MODEL.file: also}).items():
+    code = travelling_code({MODEL.file: own | adapter, PROCESSOR.file: own})
+    for name, text in code.items():
         (folder / name).write_text(text, encoding="utf-8")
     keep_recipe(source, folder)
-    (folder / "README.md").write_text(folder_card(source, requirements(also)), encoding="utf-8")
+    (folder / "README.md").write_text(folder_card(source, requirements(code)), encoding="utf-8")
+
+
+def own_modules(config: AudioLLMConfig) -> frozenset[str]:
+    """The modules of a user's own encoder and connector, which do not travel: who loads the folder has them too."""
+    audio_config = config.audio_config.to_dict()
+    encoders = [audio_config, *audio_config.get("encoders", ())]
+    names = [config.connector_config["name"], *(one.get(CLASS) or "" for one in encoders)]
+    return frozenset(name.partition(":")[0] for name in names if ":" in name)
 
 
 def write_adapter(model: AudioLLMForConditionalGeneration, folder: Path) -> None:

@@ -66,7 +66,7 @@ def auto_map(entry: Entry, *autos: str) -> dict[str, str]:
 def travelling_code(also: Mapping[str, frozenset[str]] | None = None) -> dict[str, str]:
     """Every file of code of an exported folder, by its name.
 
-    `also`: packages that an entry needs beyond what its modules import, by the entry's file.
+    `also`: modules of others that an entry needs beyond what its own import, by the entry's file.
     """
     modules: dict[str, Travelling] = {}
     files = {}
@@ -81,12 +81,11 @@ def travelling_code(also: Mapping[str, frozenset[str]] | None = None) -> dict[st
     return files
 
 
-def requirements(also: frozenset[str] = frozenset()) -> list[str]:
-    """The packages that the code of a folder imports, by name."""
-    modules: dict[str, Travelling] = {}
-    for entry in ENTRIES:
-        reach(entry.module, modules)
-    return sorted({name for travelling in modules.values() for name in travelling.others} | also)
+def requirements(code: Mapping[str, str]) -> list[str]:
+    """The packages that the files of a folder import, by name."""
+    entries = [ast.parse(code[f"{entry.file}.py"]) for entry in ENTRIES]
+    imports = [node for tree in entries for node in tree.body if isinstance(node, ast.Import)]
+    return sorted({alias.name.split(".")[0] for node in imports for alias in node.names})
 
 
 def reach(start: str, modules: dict[str, Travelling]) -> list[str]:
@@ -181,7 +180,7 @@ def modules_of(node: ast.Import | ast.ImportFrom, kept: list[ast.alias]) -> list
 
 
 def rewritten(node: ast.Import | ast.ImportFrom, kept: list[ast.alias], ours: list[str]) -> str:
-    """An import in the form of the folder, with the names that are kept; modules of this package are added to `ours`."""
+    """An import in the form of the folder, of the names that are kept; modules of this package are added to `ours`."""
     if not kept:
         return ""
     if not imports_ours(node):

@@ -1,6 +1,7 @@
 """What is exported is loaded by others: without this package, by plain transformers, by PEFT; and says what it is."""
 
 import ast
+import importlib
 import json
 import os
 import subprocess
@@ -11,28 +12,30 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import MLP, QFORMER, RATE, tiny, tones
+from transformers.dynamic_module_utils import check_imports, get_relative_import_files
 
 from audiollm.conversation import AudioPart, Message, TextPart
 from audiollm.export.folder import export
-from audiollm.export.travelling import ENTRIES, requirements, travelling_code
+from audiollm.export.travelling import ENTRIES, MODEL, PROCESSOR, requirements, travelling_code
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora, part_of
 
 QUESTIONS = ["what do you hear?", "which comes first, the high or the low one?"]
 CLIPS = tones(3, seconds=(0.3, 1.6))
 HEARD = [(0,), (1, 2)]
+MODEL_FILE = f"{MODEL.file}.py"
 
 ELSEWHERE = """
 import sys
 
 class Hidden:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {hidden!r}:
+        if name.split(".")[0] == "audiollm":
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Hidden())
 import torch
-from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 torch.set_num_threads(1)
 folders, clips = torch.load({inputs!r})
@@ -56,8 +59,9 @@ for folder in folders:
     found[folder] = {{"ids": inputs["input_ids"], "logits": logits, "said": said, "dtype": str(model.dtype)}}
     assert type(model).__module__.startswith("transformers_modules."), type(model)
 torch.save(found, {outputs!r})
-assert not [name for name in sys.modules if name.split(".")[0] in {hidden!r}]
+assert not [name for name in sys.modules if name.split(".")[0] == "audiollm"]
 """
+"""A process in which this package is not installed."""
 
 
 def prompts():
@@ -74,21 +78,18 @@ def here(built) -> dict:
     return {"ids": inputs["input_ids"], "logits": built.model(**inputs).logits, "said": said}
 
 
-def run_elsewhere(program: str, folder: Path) -> subprocess.CompletedProcess:
-    """A program in a process of its own, whose cache of travelling code is empty."""
-    environment = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-
-
-def elsewhere(folders: list[Path], work: Path, hidden: tuple[str, ...] = ("audiollm",)) -> dict:
-    """What transformers makes of exported folders where some packages are not installed."""
+def elsewhere(folders: list[Path], work: Path) -> dict:
+    """What transformers makes of exported folders in a process of its own, whose cache of travelling code is empty."""
     names = [str(folder) for folder in folders]
     torch.save((names, [torch.from_numpy(clip) for clip in CLIPS]), work / "inputs.pt")
     program = ELSEWHERE.format(
-        hidden=list(hidden), inputs=str(work / "inputs.pt"), outputs=str(work / "outputs.pt"), questions=QUESTIONS,
-        heard=HEARD,
-    )  # fmt: skip
-    done = run_elsewhere(program, work)
+        inputs=str(work / "inputs.pt"), outputs=str(work / "outputs.pt"), questions=QUESTIONS, heard=HEARD
+    )
+    paths = os.pathsep.join([str(work), os.environ.get("PYTHONPATH", "")])
+    environment = {"HF_MODULES_CACHE": str(work / "modules"), "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **environment}
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = torch.load(work / "outputs.pt")
     return {folder: found[str(folder)] for folder in folders}
@@ -110,23 +111,54 @@ def saved(built, folder: Path, **options) -> Path:
     return folder
 
 
+OWN_PART = """
+import pydantic
+import torch
+
+
+class Every(torch.nn.Module):
+    class Settings(pydantic.BaseModel):
+        step: int = 3
+        init: str = "text"
+        mix_layers: bool = False
+
+    def __init__(self, settings, sizes):
+        super().__init__()
+        self.step, self.output = settings.step, torch.nn.Linear(sizes.dim_in, sizes.dim_out)
+
+    @staticmethod
+    def num_tokens(settings, num_frames, frame_rate_hz):
+        return -(-num_frames // settings.step)
+
+    def forward(self, frames_NTC, mask_NT):
+        return self.output(frames_NTC[:, :: self.step]), mask_NT[:, :: self.step]
+"""
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A folder for the checkpoints and exports of this file."""
-    return tmp_path_factory.mktemp("export")
+    """A folder for checkpoints, exports, and somebody's own connector, which can be imported from there."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "own_part.py").write_text(OWN_PART)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
 
 
 @pytest.fixture(scope="module")
 def exported(work):
-    """Two models, one with LoRA and tied embeddings; the latter's LoRA kept and merged; what each gives here."""
+    """Three models, one with LoRA and tied embeddings; the latter's LoRA kept and merged; what each gives here."""
+    importlib.import_module("own_part")
     plain, adapted = tiny(connector=MLP), with_lora(tiny("llama", QFORMER, tie_word_embeddings=True))
+    own = tiny(connector={"name": "own_part:Every", "step": 4})
     folders = {
         "plain": export(saved(plain, work / "plain"), work / "out" / "plain"),
         "kept": export(saved(adapted, work / "adapted"), work / "out" / "kept"),
         "merged": export(work / "adapted", work / "out" / "merged", merge=True),
+        "own": export(saved(own, work / "own"), work / "out" / "own"),
     }
     expected = here(adapted)
-    return folders, {"plain": here(plain), "kept": expected, "merged": expected}
+    return folders, {"plain": here(plain), "kept": expected, "merged": expected, "own": here(own)}
 
 
 def test_exported_folders_give_the_same_logits_and_answers_without_this_package(exported, work):
@@ -140,7 +172,7 @@ def test_exported_folders_give_the_same_logits_and_answers_without_this_package(
 
 def test_the_code_that_travels_imports_its_siblings_and_what_is_named():
     code = travelling_code()
-    named = set(requirements())
+    named = set(requirements(code))
     for name, text in code.items():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom) and node.level:
@@ -154,8 +186,6 @@ def test_the_code_that_travels_imports_its_siblings_and_what_is_named():
 
 
 def test_transformers_finds_every_file_of_an_entry(exported):
-    from transformers.dynamic_module_utils import get_relative_import_files
-
     folder = exported[0]["plain"]
     for entry in ENTRIES:
         assert all(Path(file).is_file() for file in get_relative_import_files(folder / f"{entry.file}.py"))
@@ -163,21 +193,36 @@ def test_transformers_finds_every_file_of_an_entry(exported):
     assert reached | {f"{entry.file}.py" for entry in ENTRIES} == {path.name for path in folder.glob("*.py")}
 
 
-def test_a_package_that_the_folder_needs_and_is_not_there_is_named(exported, work):
-    program = (
-        "import sys; sys.modules[{0!r}] = None\n"
-        "from transformers import {1}\n"
-        "try: {1}.from_pretrained({2!r}, trust_remote_code=True)\n"
-        "except ImportError as error: print(error)"
-    )
-    said = run_elsewhere(program.format("soxr", "AutoProcessor", str(exported[0]["plain"])), work)
-    assert "pip install soxr" in said.stdout, said.stderr[-2000:]
+class Hidden:
+    """Finds no package of some names."""
+
+    def __init__(self, *names):
+        self.names = names
+
+    def find_spec(self, name, path=None, target=None):
+        if name in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def test_without_peft_a_kept_adapter_is_an_error_and_not_left_out(exported):
-    entry = (exported[0]["kept"] / "modeling_audiollm.py").read_text()
-    assert "\nimport peft\n" in entry
-    assert "import peft" not in (exported[0]["merged"] / "modeling_audiollm.py").read_text()
+@pytest.mark.parametrize(
+    ("folder", "entry", "missing"),
+    [("plain", PROCESSOR, "soxr"), ("plain", MODEL, "pydantic"), ("kept", MODEL, "peft")],
+)
+def test_a_package_that_the_folder_needs_and_is_not_there_is_named(exported, folder, entry, missing, monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", [Hidden(missing), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, missing)
+    with pytest.raises(ImportError, match=f"pip install {missing}"):
+        check_imports(exported[0][folder] / f"{entry.file}.py")
+
+
+def test_only_a_kept_adapter_needs_peft(exported):
+    needing = [name for name, folder in exported[0].items() if "\nimport peft\n" in (folder / MODEL_FILE).read_text()]
+    assert needing == ["kept"]
+
+
+def test_somebodys_own_part_is_named_and_does_not_travel(exported):
+    folder = exported[0]["own"]
+    assert "own_part" in (folder / "README.md").read_text() and not (folder / "own_part.py").exists()
 
 
 def test_an_exported_folder_stands_on_no_other_checkpoint(exported):

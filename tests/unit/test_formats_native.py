@@ -1,4 +1,4 @@
-"""Native folders are loaded by the native classes and give our logits; what does not match is refused with the reason."""
+"""Native classes load native folders and give our logits; what does not match is refused with the reason."""
 
 import json
 
@@ -19,6 +19,7 @@ from audiollm.export.folder import export
 from audiollm.export.formats import FORMATS, UNLIKE, find_format
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.encoders import ENCODERS
+from audiollm.models.encoders.base import WaveformEncoder
 from audiollm.models.freezing import add_lora, part_of
 from audiollm.models.parts import build
 
@@ -36,23 +37,18 @@ def test_every_format_has_its_name():
     assert not set(FORMATS) & set(UNLIKE)
 
 
-class PaddedTower(AudioFlamingo3Encoder):
+class PaddedTower(WaveformEncoder, AudioFlamingo3Encoder):
     """Audio Flamingo 3's own tower behind its own front end, window by window, as an encoder of ours."""
 
-    sampling_rate = RATE
     config_class = AudioFlamingo3EncoderConfig
 
-    @staticmethod
-    def frame_rate_hz(config):
-        return 25.0
+    @classmethod
+    def stride(cls, config):
+        return 640
 
-    @staticmethod
-    def num_frames(config, num_samples):
+    @classmethod
+    def num_frames(cls, config, num_samples):
         return ((-(-num_samples // 160) - 1) // 2 + 1 - 2) // 2 + 1
-
-    @staticmethod
-    def width(config):
-        return config["hidden_size"]
 
     def forward(self, input_values, input_values_mask):
         window = self.config.max_source_positions * 320
@@ -61,7 +57,8 @@ class PaddedTower(AudioFlamingo3Encoder):
         for wave, length in zip(input_values, input_values_mask.sum(-1).tolist(), strict=True):
             chunks = [wave[start : min(start + window, length)].numpy() for start in range(0, length, window)]
             made = extractor(chunks, sampling_rate=RATE, return_attention_mask=True, return_tensors="pt")
-            frames = super().forward(made["input_features"], made["attention_mask"]).last_hidden_state
+            heard_by = AudioFlamingo3Encoder.forward(self, made["input_features"], made["attention_mask"])
+            frames = heard_by.last_hidden_state
             counts = [self.num_frames(None, len(chunk)) for chunk in chunks]
             heard.append(torch.cat([part[:count] for part, count in zip(frames, counts, strict=True)]))
         mask = torch.arange(max(map(len, heard)))[None] < torch.tensor([len(one) for one in heard])[:, None]
