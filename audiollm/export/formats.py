@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import (
     AudioFlamingo3Config,
@@ -26,6 +27,7 @@ from audiollm.models.rendering import without_todays_date
 from audiollm.models.settings import nearest
 
 CONNECTOR = "model.connector."
+HEAD = "lm_head.weight"
 
 
 class Format:
@@ -61,19 +63,18 @@ class AudioFlamingo3(Format):
 
     def why_not(self, config: AudioLLMConfig) -> str | None:
         """Why a model is not of this architecture; None if it is."""
-        encoder, text = config.audio_config.to_dict(), config.text_config
-        if encoder["model_type"] != "audioflamingo3_encoder":
-            return f"its encoder is {encoder['model_type']}, which hears clips otherwise than audioflamingo3_encoder"
-        if own := sorted(set(encoder) - set(type(config.audio_config)().to_dict())):
-            return f"its encoder is listened to by settings of our own ({', '.join(own)})"
-        wanted = {"name": "mlp", "stack": 1, "hidden_size": text.hidden_size}
-        if (difference := differing(config.connector_config, wanted)) is not None:
-            return difference
-        return unlike_llm(config, "qwen2") or no_room(config)
+        wanted = {"name": "mlp", "stack": 1, "hidden_size": config.text_config.hidden_size}
+        return (
+            unlike_encoder(config, "audioflamingo3_encoder")
+            or differing(config.connector_config, wanted)
+            or unlike_llm(config, "qwen2")
+            or no_room(config)
+        )
 
     def tensors(self, model: AudioLLMForConditionalGeneration) -> dict[str, Tensor]:
-        """The model's tensors by their names there; encoder and language model have the same ones."""
-        return {self.name_of(name): tensor for name, tensor in model.state_dict().items()}
+        """The model's tensors by their names there; encoder and language model have the same ones. None is shared."""
+        state = model.state_dict()
+        return {self.name_of(name): tensor for name, tensor in state.items()} | {HEAD: state[HEAD].clone()}
 
     def name_of(self, name: str) -> str:
         """model.connector.input.weight -> model.multi_modal_projector.linear_1.weight."""
@@ -85,10 +86,11 @@ class AudioFlamingo3(Format):
     def config(self, model: AudioLLMForConditionalGeneration) -> Any:
         """The configuration there; the output layer is written out, since it is never tied."""
         text = {**model.config.text_config.to_dict(), "tie_word_embeddings": False}
-        return AudioFlamingo3Config(
+        made: Any = AudioFlamingo3Config  # its annotations leave out what every configuration takes
+        return made(
             audio_config=model.config.audio_config.to_dict(),
             text_config=text,
-            audio_token_id=model.config.audio_token_id,
+            audio_token_id=model.config.placeholder_id,
             tie_word_embeddings=False,
         )
 
@@ -107,7 +109,87 @@ class AudioFlamingo3(Format):
         ).save_pretrained(folder)
 
 
-FORMATS: dict[str, Format] = {format.name: format for format in (AudioFlamingo3(),)}
+class Ultravox(Format):
+    """A Whisper at the clip's real length, eight frames stacked, and two layers with a gate: Ultravox's projector.
+
+    vLLM reads such a folder by itself (ultravox.py there): checked by the names and shapes of its tensors, and not by
+    running it. Sound of more than 30 s takes a token more there for each window.
+    """
+
+    name = "ultravox"
+    serves = (
+        "vLLM (UltravoxModel), not run here; it also needs ultravox_processing.py and ultravox_config.py out of one of "
+        "Ultravox's own repositories beside these files, and trust_remote_code"
+    )
+
+    def why_not(self, config: AudioLLMConfig) -> str | None:
+        """Why a model is not of this architecture; None if it is."""
+        connector = config.connector_config
+        wanted = {key: connector.get(key) for key in ("stack", "hidden_size", "norm")} | {"name": "swiglu"}
+        return unlike_encoder(config, "whisper") or differing(connector, wanted)
+
+    def tensors(self, model: AudioLLMForConditionalGeneration) -> dict[str, Tensor]:
+        """The model's tensors by their names there."""
+        prefixes = {
+            "model.audio_tower.": "audio_tower.",
+            "model.language_model.": "language_model.model.",
+            "lm_head.": "language_model.lm_head.",
+        }
+        found = self.projector(model)
+        for name, tensor in model.state_dict().items():
+            for ours, theirs in prefixes.items():
+                if name.startswith(ours):
+                    found[theirs + name.removeprefix(ours)] = tensor
+        return found
+
+    def projector(self, model: AudioLLMForConditionalGeneration) -> dict[str, Tensor]:
+        """The connector's four tensors, told apart by shape: [H, S * C], [D, H / 2], norms of S * C and of another."""
+        block = model.config.connector_config
+        width = block["stack"] * model.config.audio_config.d_model
+        found = {}
+        for tensor in model.model.connector.state_dict().values():
+            if tensor.ndim == 2:
+                layer = "linear_1" if tuple(tensor.shape) == (block["hidden_size"], width) else "linear_2"
+            else:
+                layer = "ln_pre" if len(tensor) == width and "ln_pre" not in found else f"ln_{block['norm']}"
+            found[layer] = tensor
+        assert sorted(found) == sorted(["ln_pre", "linear_1", f"ln_{block['norm']}", "linear_2"]), sorted(found)
+        return {f"multi_modal_projector.{layer}.weight": tensor for layer, tensor in found.items()}
+
+    def config(self, model: AudioLLMForConditionalGeneration) -> dict[str, Any]:
+        """The configuration there, as it lies in config.json."""
+        block, text = model.config.connector_config, model.config.text_config.to_dict()
+        return {
+            "model_type": "ultravox",
+            "architectures": ["UltravoxModel"],
+            "audio_config": model.config.audio_config.to_dict(),
+            "text_config": text,
+            "audio_model_id": None,
+            "text_model_id": None,
+            "audio_token_index": model.config.audio_token_id,
+            "ignore_index": -100,
+            "stack_factor": block["stack"],
+            "hidden_size": block["hidden_size"],
+            "projector_act": "swiglu",
+            "projector_ln_mid": block["norm"] == "mid",
+            "num_projector_layers": 0,
+            "vocab_size": text["vocab_size"],
+            "dtype": str(model.dtype).removeprefix("torch."),
+        }
+
+    def write(self, model: AudioLLMForConditionalGeneration, processor: AudioLLMProcessor, folder: Path) -> None:
+        """No class of transformers reads this, so the files are written one by one."""
+        save_torch_state_dict(self.tensors(model), str(folder))
+        (folder / "config.json").write_text(json.dumps(self.config(model), indent=2) + "\n", encoding="utf-8")
+        model.generation_config.save_pretrained(folder)
+        whisper_features(model.config.audio_config).save_pretrained(folder)
+        processor.tokenizer.chat_template = native_template(processor)
+        processor.tokenizer.save_pretrained(folder)
+        about = {"auto_map": {"AutoProcessor": "ultravox_processing.UltravoxProcessor"}}
+        (folder / "processor_config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+FORMATS: dict[str, Format] = {format.name: format for format in (AudioFlamingo3(), Ultravox())}
 """Architectures that a model can be written as."""
 
 UNLIKE: dict[str, str] = {
@@ -126,6 +208,16 @@ def find_format(name: str) -> Format:
     if name not in FORMATS:
         raise ValueError(f"--format: {name!r} is not a native architecture; {nearest(name, [*FORMATS, *UNLIKE])}")
     return FORMATS[name]
+
+
+def unlike_encoder(config: AudioLLMConfig, wanted: str) -> str | None:
+    """An encoder of another family, or one that is listened to otherwise."""
+    encoder = config.audio_config.to_dict()
+    if encoder["model_type"] != wanted:
+        return f"its encoder is {encoder['model_type']}, and {wanted} is needed, which hears a clip otherwise"
+    if own := sorted(set(encoder) - set(type(config.audio_config)().to_dict())):
+        return f"its encoder is listened to by settings of our own ({', '.join(own)})"
+    return None
 
 
 def differing(connector: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:

@@ -15,6 +15,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -118,6 +119,7 @@ def flat(module: str) -> str:
     return module.removeprefix(f"{PACKAGE}.").replace(".", "_")
 
 
+@lru_cache
 def travelling(module: str) -> Travelling:
     """A module of this package as it travels."""
     spec = find_spec(module)

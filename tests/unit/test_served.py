@@ -42,7 +42,7 @@ def test_attention_is_the_servers_and_gets_what_it_hands_over(built):
     positions, before = torch.arange(7)[None], text._attn_implementation
     with torch.no_grad():
         expected = base(inputs_embeds=embeds, position_ids=positions).last_hidden_state
-        ALL_ATTENTION_FUNCTIONS.register("served", attention)
+        ALL_ATTENTION_FUNCTIONS["served"] = attention
         try:
             base.language_model.config._attn_implementation = "served"
             found = base(
@@ -51,7 +51,7 @@ def test_attention_is_the_servers_and_gets_what_it_hands_over(built):
             )[0]  # fmt: skip
         finally:
             base.language_model.config._attn_implementation = before
-            ALL_ATTENTION_FUNCTIONS.pop("served", None)
+            del ALL_ATTENTION_FUNCTIONS["served"]
     assert seen == ["first", "second"]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
