@@ -21,7 +21,7 @@ from audiollm.export.travelling import MODEL, PROCESSOR, auto_map, requirements,
 from audiollm.inference import load, resolve_checkpoint
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.encoders.registry import CLASS
-from audiollm.models.freezing import adapted_layers, has_lora, merge_lora, part_of, remove_lora
+from audiollm.models.freezing import adapted_layers, detach_lora, has_lora, merge_lora, part_of
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.processing import AudioLLMProcessor
 
@@ -86,7 +86,7 @@ def write_folder(
     adapter = frozenset({"peft"} if has_lora(model) else ())
     if adapter:
         write_adapter(model, folder)
-        remove_lora(model)
+        detach_lora(model)
     model.config.bases = model.config.quantize = None  # every part lies here
     model.config.auto_map = auto_map(MODEL) | auto_map(PROCESSOR)
     model.save_pretrained(folder)
@@ -116,7 +116,8 @@ def write_adapter(model: AudioLLMForConditionalGeneration, folder: Path) -> None
     }
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     layers = sorted(LANGUAGE_MODEL + name for name in adapted_layers(model))
-    settings = {**model.lora_config.to_dict(), "target_modules": layers, "inference_mode": True}
+    alpha = model.lora_config.lora_alpha * model.lora_scale
+    settings = {**model.lora_config.to_dict(), "target_modules": layers, "lora_alpha": alpha, "inference_mode": True}
     LoraConfig(**{**settings, "task_type": None, "base_model_name_or_path": None}).save_pretrained(str(folder))
 
 

@@ -14,9 +14,10 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import (
-    AudioFlamingo3Config,
     AudioFlamingo3ForConditionalGeneration,
     AudioFlamingo3Processor,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
     WhisperFeatureExtractor,
 )
 
@@ -54,19 +55,24 @@ class Format:
         raise NotImplementedError
 
 
-class AudioFlamingo3(Format):
-    """Its tower, which hears whole windows of 30 s and pools by two, and two layers with gelu before a Qwen2."""
+class Native(Format):
+    """An architecture of transformers: a tower, a projector of linear layers, a Qwen2. Its own class writes it."""
 
-    name = "audioflamingo3"
-    serves = "transformers (AudioFlamingo3ForConditionalGeneration), vLLM, SGLang"
-    projector: ClassVar[dict[str, str]] = {"input": "linear_1", "output": "linear_2"}
+    encoder: ClassVar[str]
+    projector: ClassVar[dict[str, str]]
+    """Layers of our connector, and theirs."""
+    model_class: ClassVar[Any]
+    processor_class: ClassVar[Any]
+
+    def connector(self, width: int) -> dict[str, Any]:
+        """What the connector's block must say, before a language model of this width."""
+        raise NotImplementedError
 
     def why_not(self, config: AudioLLMConfig) -> str | None:
         """Why a model is not of this architecture; None if it is."""
-        wanted = {"name": "mlp", "stack": 1, "hidden_size": config.text_config.hidden_size}
         return (
-            unlike_encoder(config, "audioflamingo3_encoder")
-            or differing(config.connector_config, wanted)
+            unlike_encoder(config, self.encoder)
+            or unlike_connector(config, self.connector(config.text_config.hidden_size))
             or unlike_llm(config, "qwen2")
             or no_room(config)
         )
@@ -77,7 +83,7 @@ class AudioFlamingo3(Format):
         return {self.name_of(name): tensor for name, tensor in state.items()} | {HEAD: state[HEAD].clone()}
 
     def name_of(self, name: str) -> str:
-        """model.connector.input.weight -> model.multi_modal_projector.linear_1.weight."""
+        """model.connector.output.weight -> model.multi_modal_projector.linear_2.weight."""
         if not name.startswith(CONNECTOR):
             return name
         layer, _, rest = name.removeprefix(CONNECTOR).partition(".")
@@ -85,28 +91,57 @@ class AudioFlamingo3(Format):
 
     def config(self, model: AudioLLMForConditionalGeneration) -> Any:
         """The configuration there; the output layer is written out, since it is never tied."""
-        text = {**model.config.text_config.to_dict(), "tie_word_embeddings": False}
-        made: Any = AudioFlamingo3Config  # its annotations leave out what every configuration takes
-        return made(
+        made = self.model_class.config_class(
             audio_config=model.config.audio_config.to_dict(),
-            text_config=text,
-            audio_token_id=model.config.placeholder_id,
+            text_config={**model.config.text_config.to_dict(), "tie_word_embeddings": False},
             tie_word_embeddings=False,
         )
+        made.audio_token_id = model.config.placeholder_id
+        return made
 
     def write(self, model: AudioLLMForConditionalGeneration, processor: AudioLLMProcessor, folder: Path) -> None:
         """By the library's own class, which refuses a tensor that is missing or has another shape."""
         with torch.device("meta"):
-            native: Any = AudioFlamingo3ForConditionalGeneration(self.config(model))
+            native = self.model_class(self.config(model))
         native.load_state_dict(self.tensors(model), assign=True)
         native.generation_config = model.generation_config
         native.to(model.dtype).save_pretrained(folder)
-        AudioFlamingo3Processor(
+        self.processor_class(
             whisper_features(model.config.audio_config),
             processor.tokenizer,
             chat_template=native_template(processor),
             audio_token=processor.audio_token,
         ).save_pretrained(folder)
+
+
+class AudioFlamingo3(Native):
+    """Its tower, and two layers with gelu between them. One clip a prompt; longer ones are read in windows of 30 s."""
+
+    name = "audioflamingo3"
+    serves = "transformers (AudioFlamingo3ForConditionalGeneration); vLLM and SGLang, not run here"
+    encoder = "audioflamingo3_encoder"
+    projector: ClassVar[dict[str, str]] = {"input": "linear_1", "output": "linear_2"}
+    model_class = AudioFlamingo3ForConditionalGeneration
+    processor_class = AudioFlamingo3Processor
+
+    def connector(self, width: int) -> dict[str, Any]:
+        """The mlp connector on every frame, as wide as the language model."""
+        return {"name": "mlp", "stack": 1, "hidden_size": width, "activation": "gelu", "norm": "none"}
+
+
+class Qwen2Audio(Native):
+    """Its tower, and one layer. Its processor hears the first 30 s of a clip, and nothing of what follows."""
+
+    name = "qwen2_audio"
+    serves = "transformers (Qwen2AudioForConditionalGeneration); vLLM and SGLang, not run here"
+    encoder = "qwen2_audio_encoder"
+    projector: ClassVar[dict[str, str]] = {"output": "linear"}
+    model_class = Qwen2AudioForConditionalGeneration
+    processor_class = Qwen2AudioProcessor
+
+    def connector(self, width: int) -> dict[str, Any]:
+        """The pooling connector without a pool: the tower has averaged pairs already, and has the norm."""
+        return {"name": "pool_linear", "pool": 1, "norm": "none", "divide_by": 1.0}
 
 
 class Ultravox(Format):
@@ -124,37 +159,26 @@ class Ultravox(Format):
 
     def why_not(self, config: AudioLLMConfig) -> str | None:
         """Why a model is not of this architecture; None if it is."""
-        connector = config.connector_config
-        wanted = {key: connector.get(key) for key in ("stack", "hidden_size", "norm")} | {"name": "swiglu"}
-        return unlike_encoder(config, "whisper") or differing(connector, wanted)
+        return unlike_encoder(config, "whisper") or unlike_connector(config, {"name": "swiglu", "remainder": "pad"})
 
     def tensors(self, model: AudioLLMForConditionalGeneration) -> dict[str, Tensor]:
         """The model's tensors by their names there."""
-        prefixes = {
+        names = {
             "model.audio_tower.": "audio_tower.",
             "model.language_model.": "language_model.model.",
             "lm_head.": "language_model.lm_head.",
+            f"{CONNECTOR}input_norm.": "multi_modal_projector.ln_pre.",
+            f"{CONNECTOR}input.": "multi_modal_projector.linear_1.",
         }
-        found = self.projector(model)
-        for name, tensor in model.state_dict().items():
-            for ours, theirs in prefixes.items():
-                if name.startswith(ours):
-                    found[theirs + name.removeprefix(ours)] = tensor
-        return found
-
-    def projector(self, model: AudioLLMForConditionalGeneration) -> dict[str, Tensor]:
-        """The connector's four tensors, told apart by shape: [H, S * C], [D, H / 2], norms of S * C and of another."""
-        block = model.config.connector_config
-        width = block["stack"] * model.config.audio_config.d_model
-        found = {}
-        for tensor in model.model.connector.state_dict().values():
-            if tensor.ndim == 2:
-                layer = "linear_1" if tuple(tensor.shape) == (block["hidden_size"], width) else "linear_2"
-            else:
-                layer = "ln_pre" if len(tensor) == width and "ln_pre" not in found else f"ln_{block['norm']}"
-            found[layer] = tensor
-        assert sorted(found) == sorted(["ln_pre", "linear_1", f"ln_{block['norm']}", "linear_2"]), sorted(found)
-        return {f"multi_modal_projector.{layer}.weight": tensor for layer, tensor in found.items()}
+        last = {"mid": ("ln_mid", "linear_2"), "out": ("linear_2", "ln_post")}[model.config.connector_config["norm"]]
+        for ours, theirs in zip(("middle", "output"), last, strict=True):
+            names[f"{CONNECTOR}{ours}."] = f"multi_modal_projector.{theirs}."
+        return {
+            theirs + name.removeprefix(ours): tensor
+            for name, tensor in model.state_dict().items()
+            for ours, theirs in names.items()
+            if name.startswith(ours)
+        }
 
     def config(self, model: AudioLLMForConditionalGeneration) -> dict[str, Any]:
         """The configuration there, as it lies in config.json."""
@@ -189,14 +213,12 @@ class Ultravox(Format):
         (folder / "processor_config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-FORMATS: dict[str, Format] = {format.name: format for format in (AudioFlamingo3(), Ultravox())}
+FORMATS: dict[str, Format] = {format.name: format for format in (AudioFlamingo3(), Qwen2Audio(), Ultravox())}
 """Architectures that a model can be written as."""
 
 UNLIKE: dict[str, str] = {
     "voxtral": "its projector has no biases, it hears 30 s whatever a clip's length, and its processor takes "
     "Mistral's own tokenizers alone; no parts here are like that",
-    "qwen2_audio": "its projector is one linear layer behind a tower that pads every clip to 30 s; "
-    "no connector here is like that",
 }
 """Architectures that nothing made of the parts here is equal to, and why."""
 
@@ -220,12 +242,14 @@ def unlike_encoder(config: AudioLLMConfig, wanted: str) -> str | None:
     return None
 
 
-def differing(connector: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """What a connector's block says otherwise than it should; how it was initialised does not matter any more."""
-    has = {key: value for key, value in connector.items() if key in wanted or (value and key != "init")}
-    for key in [*wanted, *has]:
-        if has.get(key) != wanted.get(key):
-            return f"its connector has {key}={has.get(key)}, and {key}={wanted.get(key)} is needed"
+def unlike_connector(config: AudioLLMConfig, wanted: Mapping[str, Any]) -> str | None:
+    """What the connector's block says otherwise than it should."""
+    block = {**config.connector_config}
+    if "hidden_size" in block and block["hidden_size"] is None:
+        block["hidden_size"] = config.text_config.hidden_size
+    for key, value in {**wanted, "mix_layers": False}.items():
+        if block.get(key) != value:
+            return f"its connector has {key}={block.get(key)}, and {key}={value} is needed"
     return None
 
 
