@@ -724,6 +724,15 @@ def record_of(recipe: Recipe, name: str, trainer: StageTrainer, data: StageData,
         "rows_left_out": sum(row["found"] != "hearing" for row in bad_rows),
         "bad_steps": trainer.bad_steps.found,
         "licences": [(license, source, rows) for (license, source), rows in data.licences.items()],
+        "hours": hours_of(trainer.recordings),
         "augmentation": str(trainer.recordings.augment or ""),
         "text_check": text_figures(history, [check.title for check in recipe.text_check]),
     }
+
+
+def hours_of(recordings: Recordings) -> float | None:
+    """Hours of sound of a stage's recordings, once each; None where that is not known without reading."""
+    if not isinstance(recordings.groups, list):
+        return None
+    seconds = [recordings.seconds(number) for number, rows in enumerate(recordings.groups) if rows[0].clips]
+    return round(sum(seconds) / 3600, 3) if seconds and all(seconds) else None
