@@ -37,7 +37,15 @@ from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import fingerprint, of_tasks
 from audiollm.models.attention import BLOCKS
 from audiollm.models.checkpoint import copy_checkpoint, save_checkpoint
-from audiollm.models.freezing import add_lora, has_lora, merge_lora, require_lora, select_trainable, set_lora_scale
+from audiollm.models.freezing import (
+    CONFIGS,
+    add_lora,
+    has_lora,
+    merge_lora,
+    require_lora,
+    select_trainable,
+    set_lora_scale,
+)
 from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.native.loading import is_native, load_native
@@ -69,6 +77,7 @@ from audiollm.training.stage_model import StageModel
 from audiollm.training.text_check import TextCheck, text_figures, text_rows
 from audiollm.training.trainer import StageTrainer
 
+LORA = {"lora": "LoRA", "encoder_lora": "the encoder's LoRA"}
 Sampler = Callable[[Any, Any, list[Row]], None]
 """Shows some answers of a model: (model, processor, rows); handed in by the command line."""
 
@@ -479,12 +488,14 @@ def prepare_lora(model: AudioLLMForConditionalGeneration, stage: StageSettings) 
         if not has_lora(model):
             raise ValueError("merge_lora: the model has no LoRA to merge; no stage before this one trained any")
         merge_lora(model)
-    if stage.adapters is not None and not has_lora(model):
-        add_lora(model, **stage.adapters.model_dump())
-    elif stage.adapters is not None:
-        if stage.lora is not None:
-            require_lora(model, **stage.lora.model_dump())
-        print(f"LoRA (r={model.lora_config.r}, alpha={model.lora_config.lora_alpha:g}) is there already and trains on")
+    for part, settings in stage.adapters.items():
+        if not has_lora(model, part):
+            add_lora(model, **settings.model_dump(), part=part)
+            continue
+        if getattr(stage, part) is not None:
+            require_lora(model, **settings.model_dump(), part=part)
+        there = getattr(model, CONFIGS[part])
+        print(f"{LORA[part]} (r={there.r}, alpha={there.lora_alpha:g}) is there already and trains on")
     if stage.lora_scale is not None:
         set_lora_scale(model, stage.lora_scale)
 
@@ -589,7 +600,7 @@ def build_trainer(
         validation={task: recordings(rows) for task, rows in by_task(data.validation, with_text).items()},
         collator=collator_of(built, objectives, stage.data.pack_tokens),
         learning_rates=stage.learning_rates,
-        trained=set(built.model.trained_parts) | (set(stage.train) - {"lora"}),
+        trained=set(built.model.trained_parts) | (set(stage.train) - {"lora", "encoder_lora"}),
         bad_rows=BadRows(quarantine, stage.data.max_bad_fraction),
         bad_steps=BadSteps(name, stage.max_bad_steps),
         batch_tokens=stage.data.batch_tokens,

@@ -141,7 +141,7 @@ class StageTrainer(Trainer):
     def whole_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What a checkpoint stores of the model and of the objectives' heads, out of its shards; for all ranks."""
         stage = self.stage_model
-        parts = {*stored_parts(stage.model, self.trained | set(stage.model.trained_parts)), "lora"}
+        parts = {*stored_parts(stage.model, self.trained | set(stage.model.trained_parts)), "lora", "encoder_lora"}
         state = whole_state(stage.model, lambda name: part_of(name) in parts)
         return state, whole_state(stage.objectives, lambda name: True)
 
