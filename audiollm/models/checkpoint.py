@@ -38,6 +38,7 @@ from audiollm.models.freezing import (
     set_lora_scale,
 )  # fmt: skip
 from audiollm.models.listening import LISTENING
+from audiollm.models.locate import damaged_file
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import assemble, base_of, check_fingerprint, head_of, load_causal
 from audiollm.models.quantize import check_scheme, quantize_linears
@@ -226,6 +227,14 @@ def load_small_checkpoint(
     if device_map is not None:
         nn.Module.to(model, one_device(device_map))
     return model
+
+
+def damaged_checkpoint(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None where they are all there and whole."""
+    for name in ("config.json", MANIFEST, WEIGHTS):
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+    return damaged_file(folder)
 
 
 def one_device(device_map: Any) -> torch.device:

@@ -36,7 +36,7 @@ from audiollm.data.mixture import Mixture
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import fingerprint, of_tasks
 from audiollm.models.attention import BLOCKS
-from audiollm.models.checkpoint import copy_checkpoint, save_checkpoint
+from audiollm.models.checkpoint import copy_checkpoint, damaged_checkpoint, save_checkpoint
 from audiollm.models.freezing import (
     CONFIGS,
     add_lora,
@@ -70,7 +70,7 @@ from audiollm.training.requirements import (
     require_libraries,
     require_parts,
 )
-from audiollm.training.resume_points import PREFIX, STATE, newest_whole
+from audiollm.training.resume_points import PREFIX, STATE, MoreResumePoints, newest_whole
 from audiollm.training.signals import StopOnSignal, Stopped
 from audiollm.training.stage_data import StageData, by_task, origin, read_rows
 from audiollm.training.stage_model import StageModel
@@ -148,7 +148,14 @@ class RunFolder:
             before = self.stages[stage]["settings"]
             of_ranks = () if before.get("ranks", 1) == settings["ranks"] else ("a step",)  # done elsewhere, it is done
             refuse_changes(f"stage {stage} was done", before, settings, self.path / stage, but=("engine", *of_ranks))
+            if damage := damaged_checkpoint(self.path / stage):
+                raise ValueError(
+                    f"stage {stage} is done, but {self.path / stage} is damaged: {damage}; "
+                    "bring the files back, or delete that folder to train it again"
+                )
             return True
+        if stage in self.stages and is_main():
+            print(f"stage {stage}: it was done, and its folder is gone; it is trained again, and all after it")
         if begun.is_file() and any(begun.parent.glob(f"{PREFIX}*")):
             before = json.loads(begun.read_text())
             refuse_changes(f"stage {stage} was begun", before, settings, begun.parent)
@@ -180,10 +187,8 @@ def refuse_changes(
             difference = f"before {key.removeprefix('rows.')} was changed"
         if key == "a step":
             difference += " (ranks x per_device_train_batch_size x gradient_accumulation_steps, which must stay)"
-        raise ValueError(
-            f"{what} {difference}{f' ({len(changed) - 1} more differ)' if len(changed) > 1 else ''}; "
-            f"use another `output=`, or delete {folder} to train it again"
-        )
+        more = f" (and {', '.join(changed[1:4])} differ{' ...' if len(changed) > 4 else ''})" if changed[1:] else ""
+        raise ValueError(f"{what} {difference}{more}; use another `output=`, or delete {folder} to train it again")
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -428,7 +433,7 @@ def run_trainer(trainer: StageTrainer, name: str, work: Path, started: float, in
     last = newest_whole(work)
     if interrupted:
         where = f"goes on after step {last.rpartition('-')[2]}" if last else "starts again: it had no resume point yet"
-        print(f"stage {name} was interrupted and {where} (resume points: every {trainer.args.save_steps:g} steps)")
+        print(f"stage {name} was interrupted and {where} (resume points: every {trainer.saves_every:g} steps)")
     trainer.started = started - seconds_before(last)
     stop = StopOnSignal()
     trainer.add_callback(stop)
@@ -613,6 +618,10 @@ def build_trainer(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(StageProgress(name, trainer))
+    trainer.saves_every = trainer.args.save_steps
+    if every := more_resume_points(stage.trainer):
+        trainer.saves_every = every
+        trainer.add_callback(MoreResumePoints(every))
     if recipe.text_check:
         trainer.add_callback(TextCheck(name, trainer, text_rows(recipe)))
     return trainer
@@ -680,6 +689,8 @@ def training_arguments(
     if validates and strategy != "no":
         defaults["eval_strategy"] = strategy
         defaults["eval_steps"] = given.get("eval_steps", given.get("save_steps", 500))
+        if more_resume_points(given):  # which are not the library's: each validation is one, and these come between
+            given["save_steps"] = defaults["eval_steps"]
         defaults["save_steps"] = defaults["eval_steps"]
         ours |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
         ours["save_strategy"] = strategy  # the best one must have been saved
@@ -687,6 +698,15 @@ def training_arguments(
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where it is installed, would wonder
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "logs" / name)
     return TrainingArguments(**{**defaults, **given, **ours})
+
+
+def more_resume_points(given: Mapping[str, Any]) -> float | None:
+    """`save_steps` where it is no multiple of `eval_steps`: resume points beside those at each validation."""
+    wanted, each = given.get("save_steps"), given.get("eval_steps")
+    if wanted is None or each is None:
+        return None
+    whole = float(wanted).is_integer() and float(each).is_integer()
+    return None if whole and wanted % each == 0 else float(wanted)
 
 
 def describe(name: str, trainable: Mapping[str, int], trainer: StageTrainer) -> None:
