@@ -43,6 +43,10 @@ class SelfSupervisedEncoder(SteadyEncoder):
     `do_normalize` stands in a checkpoint's feature extractor; it is read when that is loaded, and kept in our config.
     """
 
+    feature_extractor: Any  # these three as each of the library's models has them
+    feature_projection: Any
+    encoder: Any
+
     @classmethod
     def stride(cls, config: Mapping[str, Any]) -> int:
         """Samples from one frame to the next: 320."""
@@ -90,8 +94,8 @@ class SelfSupervisedEncoder(SteadyEncoder):
 
     def hear_each(self, waves_ML: Tensor, lengths_M: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """What `hear` gives, one clip after another through the library's own forward."""
-        heard = []
-        for wave_L, length in zip(waves_ML.to(self.dtype), lengths_M.tolist(), strict=True):
+        heard, weights = [], self.feature_extractor.conv_layers[0].conv.weight
+        for wave_L, length in zip(waves_ML.to(weights.dtype), lengths_M.tolist(), strict=True):
             with caught(self.encoder.layers, taps) as found:
                 end_1TC = self.library_forward(wave_L[None, :length]).last_hidden_state
             heard.append([found[tap][0] for tap in taps] or [end_1TC[0]])
