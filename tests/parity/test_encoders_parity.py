@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from encoders import CONFIGS
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import ENCODER, LLM, MLP, RATE, tokenizer, tone, unsettle
 from transformers import (
     AutoModel,
@@ -206,6 +206,24 @@ def test_a_model_that_is_no_encoder_is_one_sentence(tmp_path):
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"is a 'bert' model, not an encoder; known: .*hubert.*wavlm"):
         build(encoder=str(tmp_path), connector=MLP, llm={"config": LLM}, tokenizer=tokenizer())
+
+
+def test_weights_by_their_older_names_are_read_and_missing_ones_are_refused(tmp_path):
+    theirs = save("hubert-large", tmp_path, head=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    older = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    for new, old in older.items():  # as in every published checkpoint
+        weights = {name.replace(new, old): tensor for name, tensor in weights.items()}
+    assert any(name.endswith("pos_conv_embed.conv.weight_g") for name in weights)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    ours = ENCODERS["hubert"].load(str(tmp_path)).state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.state_dict().items() if name in ours)
+    del weights["hubert.encoder.layer_norm.bias"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"has no weights for encoder.layer_norm.bias ...; it is not a checkpoint of Hu"
+    ):
+        ENCODERS["hubert"].load(str(tmp_path))
 
 
 @pytest.mark.parametrize(

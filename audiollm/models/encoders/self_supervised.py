@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from audiollm.models.encoders.base import caught, frames_mask
-from audiollm.models.encoders.pretrained import SteadyEncoder, checked_settings
+from audiollm.models.encoders.pretrained import SteadyEncoder
 
 DO_NORMALIZE = "do_normalize"
 """The key of the feature extractor's config, and of ours, that says whether clips are normalised."""
@@ -43,6 +43,7 @@ class SelfSupervisedEncoder(SteadyEncoder):
     `do_normalize` stands in a checkpoint's feature extractor; it is read when that is loaded, and kept in our config.
     """
 
+    kept = (DO_NORMALIZE,)
     feature_extractor: Any  # these three as each of the library's models has them
     feature_projection: Any
     encoder: Any
@@ -59,15 +60,6 @@ class SelfSupervisedEncoder(SteadyEncoder):
         for kernel, stride in zip(reversed(config["conv_kernel"]), reversed(config["conv_stride"]), strict=True):
             samples = (samples - 1) * stride + kernel
         return samples
-
-    @classmethod
-    def load(cls, checkpoint: str, revision: str | None = None) -> Any:
-        """The pretrained encoder, without the head of a fine-tuned one, and what its feature extractor says."""
-        encoder = super().load(checkpoint, revision)
-        said = checked_settings(checkpoint, revision, {})
-        if DO_NORMALIZE in said:
-            setattr(encoder.config, DO_NORMALIZE, said[DO_NORMALIZE])
-        return encoder
 
     @classmethod
     def normalizes(cls, config: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from audiollm.models.encoders.base import caught, frames_mask
 from audiollm.models.encoders.filter_bank import HOP, LENGTH, kaldi_filter_bank
-from audiollm.models.encoders.pretrained import SteadyEncoder, checked_settings
+from audiollm.models.encoders.pretrained import SteadyEncoder
 
 PAIR = 2  # frames of the filter bank make one frame of the encoder
 
@@ -34,12 +34,9 @@ class W2vBertEncoder(SteadyEncoder, Wav2Vec2BertModel):
         return (PAIR - 1) * HOP + LENGTH
 
     @classmethod
-    def load(cls, checkpoint: str, revision: str | None = None) -> Any:
-        """The pretrained encoder, without the head of a fine-tuned one."""
-        encoder = super().load(checkpoint, revision)
-        ours = {"num_mel_bins": num_mel_bins(encoder.config.to_dict()), "stride": PAIR}
-        checked_settings(checkpoint, revision, ours)
-        return encoder
+    def computed(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What `SeamlessM4TFeatureExtractor` must say."""
+        return {"num_mel_bins": num_mel_bins(config), "stride": PAIR}
 
     def hear(self, windows_ML: Tensor, lengths_M: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """Pairs of normalised log-mel frames to frames; the layers see nothing after a window's end."""
