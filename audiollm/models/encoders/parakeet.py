@@ -15,7 +15,7 @@ from transformers import ParakeetEncoder, ParakeetEncoderConfig
 from transformers.audio_utils import mel_filter_bank
 
 from audiollm.models.encoders.base import SAMPLING_RATE, caught, frames_mask
-from audiollm.models.encoders.pretrained import SteadyEncoder
+from audiollm.models.encoders.pretrained import SteadyEncoder, own_moments
 
 N_FFT = 512
 LENGTH = 400  # samples under the window of a transform
@@ -72,12 +72,9 @@ def log_mel(waves_ML: Tensor, lengths_M: Tensor, num_mel_bins: int) -> tuple[Ten
     mel_MTF = (power_MTB @ mel_filters(num_mel_bins, waves_ML.device) + FLOOR).log()
     frames_M = lengths_M.clamp(min=LEAST) // HOP
     mask_MT = frames_mask(frames_M, waves_ML.shape[1] // HOP)
-    mask_MT1, count_M11 = mask_MT[..., None], frames_M[:, None, None]
     mel_MTF = mel_MTF[:, : mask_MT.shape[1]]
-    mean_M1F = (mel_MTF * mask_MT1).sum(1, keepdim=True) / count_M11
-    centred_MTF = (mel_MTF - mean_M1F) * mask_MT1
-    deviation_M1F = (centred_MTF.square().sum(1, keepdim=True) / (count_M11 - 1)).sqrt()
-    return centred_MTF / (deviation_M1F + 1e-5), mask_MT
+    mean_M1F, variance_M1F = own_moments(mel_MTF, mask_MT[..., None], 1, spared=1)
+    return (mel_MTF - mean_M1F) * mask_MT[..., None] / (variance_M1F.sqrt() + 1e-5), mask_MT
 
 
 @lru_cache

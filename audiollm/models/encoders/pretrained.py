@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig
 
 from audiollm.models.encoders.base import SAMPLING_RATE, WaveformEncoder
@@ -82,3 +82,10 @@ def checked_settings(checkpoint: str, revision: str | None, ours: Mapping[str, A
                 "write an encoder of your own with that front end (package.module:Class)"
             )
     return said
+
+
+def own_moments(x: Tensor, mask: Tensor, dim: int, spared: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean and variance along a dimension over what the mask says is a clip's own; `spared` degrees of freedom."""
+    count = mask.sum(dim, keepdim=True)
+    mean = (x * mask).sum(dim, keepdim=True) / count
+    return mean, ((x - mean) * mask).square().sum(dim, keepdim=True) / (count - spared)

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from audiollm.models.encoders.base import caught, frames_mask
-from audiollm.models.encoders.pretrained import SteadyEncoder
+from audiollm.models.encoders.pretrained import SteadyEncoder, own_moments
 
 DO_NORMALIZE = "do_normalize"
 """The key of the feature extractor's config, and of ours, that says whether clips are normalised."""
@@ -106,11 +106,9 @@ class SelfSupervisedEncoder(SteadyEncoder):
 
 def normalized(waves_ML: Tensor, lengths_M: Tensor) -> Tensor:
     """Mean 0 and variance 1 over a clip's own samples, zero after them, as `Wav2Vec2FeatureExtractor` has it."""
-    mask_ML, count_M1 = frames_mask(lengths_M, waves_ML.shape[1]), lengths_M[:, None]
-    mean_M1 = (waves_ML * mask_ML).sum(1, keepdim=True) / count_M1
-    centred_ML = (waves_ML - mean_M1) * mask_ML
-    variance_M1 = centred_ML.square().sum(1, keepdim=True) / count_M1
-    return centred_ML / (variance_M1 + 1e-7).sqrt()
+    mask_ML = frames_mask(lengths_M, waves_ML.shape[1])
+    mean_M1, variance_M1 = own_moments(waves_ML, mask_ML, 1)
+    return (waves_ML - mean_M1) * mask_ML / (variance_M1 + 1e-7).sqrt()
 
 
 def convolved(layers: Any, waves_ML: Tensor, lengths_M: Tensor) -> Tensor:
@@ -139,11 +137,8 @@ def clip_norm(x_MCT: Tensor, frames_M: Tensor, norm: nn.GroupNorm) -> Tensor:
     With those of the padding the mean and the variance would depend on the longest clip of the batch. The base models
     of wav2vec 2.0, HuBERT and WavLM have this norm, and in the library give a padded clip other frames than alone.
     """
-    mask_M1T = frames_mask(frames_M, x_MCT.shape[-1])[:, None]
-    count_M11 = frames_M[:, None, None]
     wide_MCT = x_MCT.float()
-    mean_MC1 = (wide_MCT * mask_M1T).sum(-1, keepdim=True) / count_M11
-    variance_MC1 = ((wide_MCT - mean_MC1) * mask_M1T).square().sum(-1, keepdim=True) / count_M11
+    mean_MC1, variance_MC1 = own_moments(wide_MCT, frames_mask(frames_M, x_MCT.shape[-1])[:, None], -1)
     scale_MC1 = (variance_MC1 + norm.eps).rsqrt() * norm.weight[:, None]
     return ((wide_MCT - mean_MC1) * scale_MC1 + norm.bias[:, None]).to(x_MCT.dtype)
 

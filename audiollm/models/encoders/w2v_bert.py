@@ -13,7 +13,7 @@ from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from audiollm.models.encoders.base import caught, frames_mask
 from audiollm.models.encoders.filter_bank import HOP, LENGTH, kaldi_filter_bank
-from audiollm.models.encoders.pretrained import SteadyEncoder
+from audiollm.models.encoders.pretrained import SteadyEncoder, own_moments
 
 PAIR = 2  # frames of the filter bank make one frame of the encoder
 
@@ -63,10 +63,7 @@ def filter_bank_pairs(waves_ML: Tensor, lengths_M: Tensor, num_mel_bins: int) ->
     frames_M = (lengths_M.clamp(min=least) - LENGTH) // HOP + 1
     mel_MTF = kaldi_filter_bank(waves_ML, num_mel_bins)
     mask_MT1 = frames_mask(frames_M, mel_MTF.shape[1])[..., None]
-    count_M11 = frames_M[:, None, None]
-    mean_M1F = (mel_MTF * mask_MT1).sum(1, keepdim=True) / count_M11
-    centred_MTF = (mel_MTF - mean_M1F) * mask_MT1
-    variance_M1F = centred_MTF.square().sum(1, keepdim=True) / (count_M11 - 1)
-    normal_MTF = centred_MTF / (variance_M1F + 1e-7).sqrt()
+    mean_M1F, variance_M1F = own_moments(mel_MTF, mask_MT1, 1, spared=1)
+    normal_MTF = (mel_MTF - mean_M1F) * mask_MT1 / (variance_M1F + 1e-7).sqrt()
     pairs = mel_MTF.shape[1] // PAIR
     return normal_MTF[:, : PAIR * pairs].reshape(len(waves_ML), pairs, -1), frames_mask(frames_M // PAIR, pairs)
