@@ -25,6 +25,7 @@ CONFIGS = {
     "unispeech": ("unispeech", WAVES),
     "unispeech-sat": ("unispeech-sat", WAVES),
     "data2vec-audio": ("data2vec-audio", WAVES | {"num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5}),
+    "sew": ("sew", WAVES | {"conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2]}),
     "conformer-relative": ("wav2vec2-conformer", CONFORMER | {"position_embeddings_type": "relative"}),
     "conformer-rotary": ("wav2vec2-conformer", CONFORMER | {"position_embeddings_type": "rotary"}),
     "w2v-bert": ("wav2vec2-bert", BERT),

@@ -90,7 +90,8 @@ def theirs_of(model, config, clip, **options):
 def test_a_clip_alone_and_among_others_is_encoded_as_by_the_original_model_alone(variant):
     ours, theirs = make_pair(variant)
     config = ours.config.to_dict()
-    clips = [clip_of(length) for length in LENGTHS if length >= ours.receptive_field(config)]
+    least = getattr(ours, "least", ours.receptive_field)(config)
+    clips = [clip_of(length) for length in LENGTHS if length >= least]
     for clip, among_others in zip(clips, hear(ours, *clips), strict=True):
         heard, mask = theirs_of(theirs, config, clip)
         (alone,) = hear(ours, clip)
@@ -110,6 +111,17 @@ def test_taps_are_the_raw_outputs_of_the_layers(variant):
     _, mask = theirs_of(theirs, ours.config.to_dict(), clip)
     (frames,) = hear(ours, clip)
     torch.testing.assert_close(frames, torch.cat([raw[1][0], raw[0][0]], dim=-1)[mask], atol=2e-4, rtol=1e-4)
+
+
+def test_a_tapped_layer_of_sew_is_heard_twice_for_each_pair_of_frames():
+    ours, theirs = make_pair("sew", listening={"taps": [1]})
+    raw = []
+    theirs.encoder.layers[0].register_forward_hook(lambda _, __, output: raw.append(output))
+    theirs_of(theirs, ours.config.to_dict(), clip_of(5_000))
+    (frames,) = hear(ours, clip_of(5_000))
+    assert len(frames) == 15 and len(raw[0][0]) == 7
+    expected = raw[0][0][[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 6]]
+    torch.testing.assert_close(frames, expected, atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("length", [1, 2, 400, 8_123])
