@@ -173,16 +173,14 @@ HEADS = {
 def save(variant, folder, head):
     """A folder with a model of transformers' own and its feature extractor; the model's encoder."""
     torch.manual_seed(0)
-    config = make(variant, do_normalize=False).config
-    config.vocab_size = 12
+    kind, sizes = CONFIGS[variant]
+    config = encoder_config({"model_type": kind, **sizes, "vocab_size": 12})
     if variant == "parakeet" and head:
         config = ParakeetCTCConfig(encoder_config=config.to_dict(), vocab_size=12, pad_token_id=11)
     whole = (HEADS[variant](config) if head else AutoModel.from_config(config)).eval()
     unsettle(whole)
     whole.save_pretrained(folder)
-    extractor_of({**CONFIGS[variant][1], "model_type": CONFIGS[variant][0], "do_normalize": False}).save_pretrained(
-        folder
-    )
+    extractor_of({"model_type": kind, **sizes, "do_normalize": False}).save_pretrained(folder)
     return getattr(whole, whole.base_model_prefix if variant != "parakeet" else "encoder", whole)
 
 
@@ -289,6 +287,13 @@ def test_in_training_nothing_is_random_but_dropout(variant):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
     for one, other in zip(hear(encoder.eval(), *clips), before, strict=True):
         assert torch.equal(one, other)  # no statistics of a batch were kept
+
+
+def test_clips_one_by_one_are_refused_where_ranks_share_the_weights():
+    encoder = make("sew")
+    next(encoder.encoder.parameters()).ds_id = 0  # as ZeRO-3 marks a parameter
+    with pytest.raises(ValueError, match=r"sew hears one clip after another, .* leave FSDP2 or ZeRO-3 out"):
+        hear(encoder, clip_of(5_000))
 
 
 @KINDS

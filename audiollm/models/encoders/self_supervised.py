@@ -34,6 +34,7 @@ from transformers import (
 
 from audiollm.models.encoders.base import caught, frames_mask
 from audiollm.models.encoders.pretrained import SteadyEncoder, own_moments
+from audiollm.models.sharded import is_sharded
 
 DO_NORMALIZE = "do_normalize"
 """The key of the feature extractor's config, and of ours, that says whether clips are normalised."""
@@ -95,6 +96,11 @@ class SelfSupervisedEncoder(SteadyEncoder):
 
     def hear_each(self, waves_ML: Tensor, lengths_M: Tensor, frames_M: Tensor, taps: Sequence[int]) -> list[Tensor]:
         """The frames that `hear` gives, one clip after another through the library's own forward."""
+        if is_sharded(self.encoder):
+            raise ValueError(
+                f"{self.config.model_type} hears one clip after another, and ranks with unlike numbers of clips would "
+                "wait for each other's weights; leave FSDP2 or ZeRO-3 out, or take a family that hears them together"
+            )
         heard, weights = [], self.feature_extractor.conv_layers[0].conv.weight
         for wave_L, length, frames in zip(
             waves_ML.to(weights.dtype), lengths_M.tolist(), frames_M.tolist(), strict=True
