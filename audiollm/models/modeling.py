@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
@@ -18,6 +17,7 @@ from audiollm.models.chunked_loss import IGNORE_INDEX, NextTokenLoss
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import build_connector
 from audiollm.models.encoders import encoder_of
+from audiollm.models.sharded import is_sharded
 from audiollm.models.splice import Kept, merge_frames, repeat_by_row, splice
 
 
@@ -281,11 +281,6 @@ def connector_between(config: AudioLLMConfig) -> nn.Module:
 def is_trainable(module: nn.Module) -> bool:
     """Whether any parameter of the module takes a gradient."""
     return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """Whether a parameter of the module is spread over ranks, by DeepSpeed's ZeRO-3 or by FSDP2."""
-    return any(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
 AutoConfig.register(AudioLLMConfig.model_type, AudioLLMConfig)

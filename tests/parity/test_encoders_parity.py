@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from encoders import CONFIGS
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import ENCODER, LLM, MLP, RATE, tokenizer, tone, unsettle
 from transformers import (
     AutoModel,
@@ -90,7 +90,8 @@ def theirs_of(model, config, clip, **options):
 def test_a_clip_alone_and_among_others_is_encoded_as_by_the_original_model_alone(variant):
     ours, theirs = make_pair(variant)
     config = ours.config.to_dict()
-    clips = [clip_of(length) for length in LENGTHS if length >= ours.receptive_field(config)]
+    least = getattr(ours, "least", ours.receptive_field)(config)
+    clips = [clip_of(length) for length in LENGTHS if length >= least]
     for clip, among_others in zip(clips, hear(ours, *clips), strict=True):
         heard, mask = theirs_of(theirs, config, clip)
         (alone,) = hear(ours, clip)
@@ -110,6 +111,17 @@ def test_taps_are_the_raw_outputs_of_the_layers(variant):
     _, mask = theirs_of(theirs, ours.config.to_dict(), clip)
     (frames,) = hear(ours, clip)
     torch.testing.assert_close(frames, torch.cat([raw[1][0], raw[0][0]], dim=-1)[mask], atol=2e-4, rtol=1e-4)
+
+
+def test_a_tapped_layer_of_sew_is_heard_twice_for_each_pair_of_frames():
+    ours, theirs = make_pair("sew", listening={"taps": [1]})
+    raw = []
+    theirs.encoder.layers[0].register_forward_hook(lambda _, __, output: raw.append(output))
+    theirs_of(theirs, ours.config.to_dict(), clip_of(5_000))
+    (frames,) = hear(ours, clip_of(5_000))
+    assert len(frames) == 15 and len(raw[0][0]) == 7
+    expected = raw[0][0][[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 6]]
+    torch.testing.assert_close(frames, expected, atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("length", [1, 2, 400, 8_123])
@@ -161,16 +173,14 @@ HEADS = {
 def save(variant, folder, head):
     """A folder with a model of transformers' own and its feature extractor; the model's encoder."""
     torch.manual_seed(0)
-    config = make(variant, do_normalize=False).config
-    config.vocab_size = 12
+    kind, sizes = CONFIGS[variant]
+    config = encoder_config({"model_type": kind, **sizes, "vocab_size": 12})
     if variant == "parakeet" and head:
         config = ParakeetCTCConfig(encoder_config=config.to_dict(), vocab_size=12, pad_token_id=11)
     whole = (HEADS[variant](config) if head else AutoModel.from_config(config)).eval()
     unsettle(whole)
     whole.save_pretrained(folder)
-    extractor_of({**CONFIGS[variant][1], "model_type": CONFIGS[variant][0], "do_normalize": False}).save_pretrained(
-        folder
-    )
+    extractor_of({"model_type": kind, **sizes, "do_normalize": False}).save_pretrained(folder)
     return getattr(whole, whole.base_model_prefix if variant != "parakeet" else "encoder", whole)
 
 
@@ -206,6 +216,24 @@ def test_a_model_that_is_no_encoder_is_one_sentence(tmp_path):
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"is a 'bert' model, not an encoder; known: .*hubert.*wavlm"):
         build(encoder=str(tmp_path), connector=MLP, llm={"config": LLM}, tokenizer=tokenizer())
+
+
+def test_weights_by_their_older_names_are_read_and_missing_ones_are_refused(tmp_path):
+    theirs = save("hubert-large", tmp_path, head=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    older = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    for new, old in older.items():  # as in every published checkpoint
+        weights = {name.replace(new, old): tensor for name, tensor in weights.items()}
+    assert any(name.endswith("pos_conv_embed.conv.weight_g") for name in weights)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    ours = ENCODERS["hubert"].load(str(tmp_path)).state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.state_dict().items() if name in ours)
+    del weights["hubert.encoder.layer_norm.bias"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"has no weights for encoder.layer_norm.bias ...; it is not a checkpoint of Hu"
+    ):
+        ENCODERS["hubert"].load(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -259,6 +287,13 @@ def test_in_training_nothing_is_random_but_dropout(variant):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
     for one, other in zip(hear(encoder.eval(), *clips), before, strict=True):
         assert torch.equal(one, other)  # no statistics of a batch were kept
+
+
+def test_clips_one_by_one_are_refused_where_ranks_share_the_weights():
+    encoder = make("sew")
+    next(encoder.encoder.parameters()).ds_id = 0  # as ZeRO-3 marks a parameter
+    with pytest.raises(ValueError, match=r"sew hears one clip after another, .* leave FSDP2 or ZeRO-3 out"):
+        hear(encoder, clip_of(5_000))
 
 
 @KINDS

@@ -9,23 +9,21 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from encoders import IMAGES
 from safetensors.torch import load_file, save_file
 from tiny import LLM, MLP, RATE, tokenizer, tone, unsettle
 from transformers import (
-    ASTConfig,
     ASTFeatureExtractor,
     ASTForAudioClassification,
     ASTModel,
     AudioFlamingo3Config,
     AudioFlamingo3ForConditionalGeneration,
-    ClapAudioConfig,
     ClapAudioModel,
     ClapConfig,
     ClapFeatureExtractor,
     ClapModel,
     Qwen2AudioConfig,
     Qwen2AudioEncoder,
-    Qwen2AudioEncoderConfig,
     Qwen2AudioForConditionalGeneration,
     WhisperConfig,
     WhisperFeatureExtractor,
@@ -33,7 +31,7 @@ from transformers import (
 )
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.models.audioflamingo3 import AudioFlamingo3Encoder, AudioFlamingo3EncoderConfig
+from transformers.models.audioflamingo3 import AudioFlamingo3Encoder
 
 from audiollm.audio import resample
 from audiollm.data.collate import pad_waveforms
@@ -48,19 +46,7 @@ from audiollm.models.parts import build, build_encoder, encoder_on_paper
 QWEN, FLAMINGO, AST, CLAP = (
     "qwen2_audio_encoder", "audioflamingo3_encoder", "audio-spectrogram-transformer", "clap_audio_model",
 )  # fmt: skip
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-CONFIGS = {
-    QWEN: Qwen2AudioEncoderConfig(
-        d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=32, max_source_positions=50,
-        initializer_range=0.2,
-    ),
-    FLAMINGO: AudioFlamingo3EncoderConfig(**SIZES, max_source_positions=50, initializer_range=0.2),
-    AST: ASTConfig(**SIZES, num_mel_bins=36, max_length=104, initializer_range=0.2),
-    CLAP: ClapAudioConfig(
-        spec_size=64, num_mel_bins=16, window_size=4, depths=[2, 2], num_attention_heads=[1, 2],
-        patch_embeds_hidden_size=8, hidden_size=16, hidden_dropout_prob=0.0, front_end={"max_length_s": 1},
-    ),
-}  # fmt: skip
+CONFIGS = {name: ENCODERS[name].config_class(**config) for name, config in IMAGES.items()}
 THEIRS = {QWEN: Qwen2AudioEncoder, FLAMINGO: AudioFlamingo3Encoder, AST: ASTModel, CLAP: ClapAudioModel}
 ALL = pytest.mark.parametrize("name", CONFIGS)
 POOLED = pytest.mark.parametrize("name", [QWEN, FLAMINGO])

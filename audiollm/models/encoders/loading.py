@@ -4,7 +4,7 @@ Not here: which class a checkpoint belongs to (registry.py, models/parts.py).
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -41,10 +41,17 @@ def load_tower(cls: Any, checkpoint: str, revision: str | None = None, *, within
         checkpoint, revision=revision or "main", config=tower_config(checkpoint, revision), dtype="auto",
         key_mapping=names, output_loading_info=True,
     )  # fmt: skip
-    if found["missing_keys"]:
-        missing = ", ".join(sorted(found["missing_keys"])[:3])
-        raise ValueError(f"{checkpoint} has no weights for {missing} ...; it is not a checkpoint of {cls.__name__}")
+    refuse_missing(found["missing_keys"], checkpoint, cls)
     return around(cls, read.config, read.state_dict())
+
+
+def refuse_missing(names: Iterable[str], checkpoint: str, cls: type[Any]) -> None:
+    """ValueError if a checkpoint lacks weights of an encoder, but for counters that nothing reads."""
+    missing = sorted(name for name in names if not name.endswith("num_batches_tracked"))
+    if missing:
+        raise ValueError(
+            f"{checkpoint} has no weights for {', '.join(missing[:3])} ...; it is not a checkpoint of {cls.__name__}"
+        )
 
 
 def around(cls: Any, config: Any, weights: Mapping[str, torch.Tensor]) -> Any:

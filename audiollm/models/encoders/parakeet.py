@@ -11,12 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoConfig, ParakeetEncoder, ParakeetEncoderConfig
+from transformers import ParakeetEncoder, ParakeetEncoderConfig
 from transformers.audio_utils import mel_filter_bank
 
 from audiollm.models.encoders.base import SAMPLING_RATE, caught, frames_mask
-from audiollm.models.encoders.pretrained import SteadyEncoder, checked_settings
-from audiollm.models.encoders.registry import audio_config_of
+from audiollm.models.encoders.pretrained import SteadyEncoder, own_moments
 
 N_FFT = 512
 LENGTH = 400  # samples under the window of a transform
@@ -42,17 +41,12 @@ class ParakeetAudioEncoder(SteadyEncoder, ParakeetEncoder):
         return -(-(max(num_samples, LEAST) // HOP) // int(config["subsampling_factor"]))
 
     @classmethod
-    def load(cls, checkpoint: str, revision: str | None = None) -> Any:
-        """The encoder of a Parakeet checkpoint, or of one with a CTC, RNN-T or TDT head."""
-        config = audio_config_of(AutoConfig.from_pretrained(checkpoint, revision=revision), checkpoint)
-        library: Any = cls
-        encoder = library.from_pretrained(checkpoint, config=config, revision=revision or "main", dtype="auto")
-        ours = {
-            "feature_size": config.num_mel_bins, "n_fft": N_FFT, "win_length": LENGTH, "hop_length": HOP,
+    def computed(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What `ParakeetFeatureExtractor` must say."""
+        return {
+            "feature_size": config["num_mel_bins"], "n_fft": N_FFT, "win_length": LENGTH, "hop_length": HOP,
             "preemphasis": PREEMPHASIS,
         }  # fmt: skip
-        checked_settings(checkpoint, revision, ours)
-        return encoder
 
     def hear(self, windows_ML: Tensor, lengths_M: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """Normalised log-mel windows to frames; nothing is seen after a window's end."""
@@ -78,12 +72,9 @@ def log_mel(waves_ML: Tensor, lengths_M: Tensor, num_mel_bins: int) -> tuple[Ten
     mel_MTF = (power_MTB @ mel_filters(num_mel_bins, waves_ML.device) + FLOOR).log()
     frames_M = lengths_M.clamp(min=LEAST) // HOP
     mask_MT = frames_mask(frames_M, waves_ML.shape[1] // HOP)
-    mask_MT1, count_M11 = mask_MT[..., None], frames_M[:, None, None]
     mel_MTF = mel_MTF[:, : mask_MT.shape[1]]
-    mean_M1F = (mel_MTF * mask_MT1).sum(1, keepdim=True) / count_M11
-    centred_MTF = (mel_MTF - mean_M1F) * mask_MT1
-    deviation_M1F = (centred_MTF.square().sum(1, keepdim=True) / (count_M11 - 1)).sqrt()
-    return centred_MTF / (deviation_M1F + 1e-5), mask_MT
+    mean_M1F, variance_M1F = own_moments(mel_MTF, mask_MT[..., None], 1, spared=1)
+    return (mel_MTF - mean_M1F) * mask_MT[..., None] / (variance_M1F.sqrt() + 1e-5), mask_MT
 
 
 @lru_cache

@@ -5,12 +5,14 @@ Not here: the families (one file each).
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
+from transformers import AutoConfig
 
 from audiollm.models.encoders.base import SAMPLING_RATE, WaveformEncoder
-from audiollm.models.encoders.loading import extractor_settings
+from audiollm.models.encoders.loading import extractor_settings, refuse_missing
+from audiollm.models.encoders.registry import audio_config_of
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,28 @@ sound is augmented before it gets here; and frames are shortened by the connecto
 
 class SteadyEncoder(WaveformEncoder):
     """A family whose published models drop layers, mask frames or count the statistics of a batch while they train."""
+
+    kept: ClassVar[tuple[str, ...]] = ()
+    """What a checkpoint's feature extractor says and our config keeps."""
+
+    @classmethod
+    def computed(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What a feature extractor must say, since it is what we compute."""
+        return {}
+
+    @classmethod
+    def load(cls, checkpoint: str, revision: str | None = None) -> Any:
+        """The encoder of a checkpoint, without the head of a fine-tuned one; ValueError for one that is not ours."""
+        revision = revision or "main"
+        config = audio_config_of(AutoConfig.from_pretrained(checkpoint, revision=revision), checkpoint)
+        said = checked_settings(checkpoint, revision, cls.computed(config.to_dict()))
+        config.update({key: said[key] for key in cls.kept if key in said})
+        library: Any = cls
+        encoder, found = library.from_pretrained(
+            checkpoint, config=config, revision=revision, dtype="auto", output_loading_info=True
+        )
+        refuse_missing(found["missing_keys"], checkpoint, cls)
+        return encoder
 
     def __init__(self, config: Any) -> None:
         if getattr(config, "add_adapter", False):
@@ -58,3 +82,10 @@ def checked_settings(checkpoint: str, revision: str | None, ours: Mapping[str, A
                 "write an encoder of your own with that front end (package.module:Class)"
             )
     return said
+
+
+def own_moments(x: Tensor, mask: Tensor, dim: int, spared: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean and variance along a dimension over what the mask says is a clip's own; `spared` degrees of freedom."""
+    count = mask.sum(dim, keepdim=True)
+    mean = (x * mask).sum(dim, keepdim=True) / count
+    return mean, ((x - mean) * mask).square().sum(dim, keepdim=True) / (count - spared)

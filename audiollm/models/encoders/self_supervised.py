@@ -18,6 +18,8 @@ from transformers import (
     Data2VecAudioModel,
     HubertConfig,
     HubertModel,
+    SEWConfig,
+    SEWModel,
     UniSpeechConfig,
     UniSpeechModel,
     UniSpeechSatConfig,
@@ -31,7 +33,8 @@ from transformers import (
 )
 
 from audiollm.models.encoders.base import caught, frames_mask
-from audiollm.models.encoders.pretrained import SteadyEncoder, checked_settings
+from audiollm.models.encoders.pretrained import SteadyEncoder, own_moments
+from audiollm.models.sharded import is_sharded
 
 DO_NORMALIZE = "do_normalize"
 """The key of the feature extractor's config, and of ours, that says whether clips are normalised."""
@@ -42,6 +45,11 @@ class SelfSupervisedEncoder(SteadyEncoder):
 
     `do_normalize` stands in a checkpoint's feature extractor; it is read when that is loaded, and kept in our config.
     """
+
+    kept = (DO_NORMALIZE,)
+    feature_extractor: Any  # these three as each of the library's models has them
+    feature_projection: Any
+    encoder: Any
 
     @classmethod
     def stride(cls, config: Mapping[str, Any]) -> int:
@@ -57,64 +65,68 @@ class SelfSupervisedEncoder(SteadyEncoder):
         return samples
 
     @classmethod
-    def load(cls, checkpoint: str, revision: str | None = None) -> Any:
-        """The pretrained encoder, without the head of a fine-tuned one, and what its feature extractor says."""
-        encoder = super().load(checkpoint, revision)
-        said = checked_settings(checkpoint, revision, {})
-        if DO_NORMALIZE in said:
-            setattr(encoder.config, DO_NORMALIZE, said[DO_NORMALIZE])
-        return encoder
-
-    @classmethod
     def normalizes(cls, config: Mapping[str, Any]) -> bool:
         """Whether clips are brought to mean 0 and variance 1; as the extractor has it where nothing is said."""
         return bool(config.get(DO_NORMALIZE, True))
 
     @classmethod
     def hears_alone(cls, config: Mapping[str, Any]) -> bool:
-        """Whether layers convolve over frames without a mask, so that a clip would hear the padding after its end."""
+        """Whether layers mix frames without a mask, so that a clip would hear the padding after its end."""
         return False
+
+    @classmethod
+    def least(cls, config: Mapping[str, Any]) -> int:
+        """Samples that the layers need; a shorter clip is filled with silence."""
+        return cls.receptive_field(config)
 
     def hear(self, windows_ML: Tensor, lengths_M: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """Normalised windows to frames; the positional convolution and attention see nothing after a window's end."""
-        waves_ML, lengths_M = self.front_end(windows_ML, lengths_M)
-        if self.hears_alone(self.config.to_dict()):
-            return self.hear_each(waves_ML, lengths_M, taps)
-        x_MTC = convolved(self.feature_extractor.conv_layers, waves_ML, lengths_M).transpose(1, 2)
-        mask_MT = frames_mask(frames_after(lengths_M, self.feature_extractor.conv_layers), x_MTC.shape[1])
+        config, convolutions = self.config.to_dict(), self.feature_extractor.conv_layers
+        frames_M = frames_after(lengths_M.clamp(min=self.receptive_field(config)), convolutions)
+        waves_ML, lengths_M = self.front_end(windows_ML, lengths_M, config)
+        if self.hears_alone(config):
+            return self.hear_each(waves_ML, lengths_M, frames_M, taps), frames_mask(frames_M, int(frames_M.max()))
+        x_MTC = convolved(convolutions, waves_ML, lengths_M).transpose(1, 2)
+        mask_MT = frames_mask(frames_M, x_MTC.shape[1])
         projected = self.feature_projection(x_MTC)
         x_MTC = projected[0] if isinstance(projected, tuple) else projected
         with caught(self.encoder.layers, taps) as found:
             end_MTC = self.encoder(x_MTC, attention_mask=mask_MT).last_hidden_state
         return [found[tap] for tap in taps] or [end_MTC], mask_MT
 
-    def hear_each(self, waves_ML: Tensor, lengths_M: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-        """What `hear` gives, one clip after another through the library's own forward."""
-        heard = []
-        for wave_L, length in zip(waves_ML.to(self.dtype), lengths_M.tolist(), strict=True):
+    def hear_each(self, waves_ML: Tensor, lengths_M: Tensor, frames_M: Tensor, taps: Sequence[int]) -> list[Tensor]:
+        """The frames that `hear` gives, one clip after another through the library's own forward."""
+        if is_sharded(self.encoder):
+            raise ValueError(
+                f"{self.config.model_type} hears one clip after another, and ranks with unlike numbers of clips would "
+                "wait for each other's weights; leave FSDP2 or ZeRO-3 out, or take a family that hears them together"
+            )
+        heard, weights = [], self.feature_extractor.conv_layers[0].conv.weight
+        for wave_L, length, frames in zip(
+            waves_ML.to(weights.dtype), lengths_M.tolist(), frames_M.tolist(), strict=True
+        ):
             with caught(self.encoder.layers, taps) as found:
                 end_1TC = self.library_forward(wave_L[None, :length]).last_hidden_state
-            heard.append([found[tap][0] for tap in taps] or [end_1TC[0]])
-        frames_M = torch.tensor([len(states[0]) for states in heard], device=waves_ML.device)
-        padded = [nn.utils.rnn.pad_sequence(list(states), batch_first=True) for states in zip(*heard, strict=True)]
-        return padded, frames_mask(frames_M, int(frames_M.max()))
+            heard.append([self.at_full_rate(found[tap][0], frames) for tap in taps] or [end_1TC[0, :frames]])
+        return [nn.utils.rnn.pad_sequence(list(states), batch_first=True) for states in zip(*heard, strict=True)]
 
-    def front_end(self, windows_ML: Tensor, lengths_M: Tensor) -> tuple[Tensor, Tensor]:
+    def at_full_rate(self, frames_UC: Tensor, num_frames: int) -> Tensor:
+        """What a layer gives of a clip, as many frames as its end has."""
+        return frames_UC
+
+    def front_end(self, windows_ML: Tensor, lengths_M: Tensor, config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """What the convolutions read, zero after a window's end, and its length: enough for one frame."""
-        config = self.config.to_dict()
         mask_ML = frames_mask(lengths_M, windows_ML.shape[1])
         waves_ML = normalized(windows_ML, lengths_M) if self.normalizes(config) else windows_ML * mask_ML
-        least = self.receptive_field(config)
+        least = self.least(config)
         return F.pad(waves_ML, (0, max(0, least - waves_ML.shape[1]))), lengths_M.clamp(min=least)
 
 
 def normalized(waves_ML: Tensor, lengths_M: Tensor) -> Tensor:
     """Mean 0 and variance 1 over a clip's own samples, zero after them, as `Wav2Vec2FeatureExtractor` has it."""
-    mask_ML, count_M1 = frames_mask(lengths_M, waves_ML.shape[1]), lengths_M[:, None]
-    mean_M1 = (waves_ML * mask_ML).sum(1, keepdim=True) / count_M1
-    centred_ML = (waves_ML - mean_M1) * mask_ML
-    variance_M1 = centred_ML.square().sum(1, keepdim=True) / count_M1
-    return centred_ML / (variance_M1 + 1e-7).sqrt()
+    mask_ML = frames_mask(lengths_M, waves_ML.shape[1])
+    mean_M1, variance_M1 = own_moments(waves_ML, mask_ML, 1)
+    return (waves_ML - mean_M1) * mask_ML / (variance_M1 + 1e-7).sqrt()
 
 
 def convolved(layers: Any, waves_ML: Tensor, lengths_M: Tensor) -> Tensor:
@@ -143,11 +155,8 @@ def clip_norm(x_MCT: Tensor, frames_M: Tensor, norm: nn.GroupNorm) -> Tensor:
     With those of the padding the mean and the variance would depend on the longest clip of the batch. The base models
     of wav2vec 2.0, HuBERT and WavLM have this norm, and in the library give a padded clip other frames than alone.
     """
-    mask_M1T = frames_mask(frames_M, x_MCT.shape[-1])[:, None]
-    count_M11 = frames_M[:, None, None]
     wide_MCT = x_MCT.float()
-    mean_MC1 = (wide_MCT * mask_M1T).sum(-1, keepdim=True) / count_M11
-    variance_MC1 = ((wide_MCT - mean_MC1) * mask_M1T).square().sum(-1, keepdim=True) / count_M11
+    mean_MC1, variance_MC1 = own_moments(wide_MCT, frames_mask(frames_M, x_MCT.shape[-1])[:, None], -1)
     scale_MC1 = (variance_MC1 + norm.eps).rsqrt() * norm.weight[:, None]
     return ((wide_MCT - mean_MC1) * scale_MC1 + norm.bias[:, None]).to(x_MCT.dtype)
 
@@ -208,6 +217,27 @@ class Data2VecAudioEncoder(SelfSupervisedEncoder, Data2VecAudioModel):
         return True
 
 
+class SEWAudioEncoder(SelfSupervisedEncoder, SEWModel):
+    """SEW, whose layers hear two frames as one, and whose end has a frame of zeros where one is without a partner."""
+
+    config_class = SEWConfig
+
+    @classmethod
+    def hears_alone(cls, config: Mapping[str, Any]) -> bool:
+        """Always: a clip's last frame has another partner where more follows."""
+        return True
+
+    @classmethod
+    def least(cls, config: Mapping[str, Any]) -> int:
+        """Samples of the frames that are heard as one."""
+        return cls.receptive_field(config) + (int(config["squeeze_factor"]) - 1) * cls.stride(config)
+
+    def at_full_rate(self, frames_UC: Tensor, num_frames: int) -> Tensor:
+        """Each frame of a layer for those that it heard, the last one for one without a partner too."""
+        at_T = torch.arange(num_frames, device=frames_UC.device) // self.config.squeeze_factor
+        return frames_UC[at_T.clamp(max=len(frames_UC) - 1)]
+
+
 class Wav2Vec2ConformerEncoder(SelfSupervisedEncoder, Wav2Vec2ConformerModel):
     """wav2vec 2.0 with conformer layers."""
 
@@ -230,6 +260,7 @@ SELF_SUPERVISED: dict[str, type[SelfSupervisedEncoder]] = {
     "unispeech": UniSpeechEncoder,
     "unispeech-sat": UniSpeechSatEncoder,
     "data2vec-audio": Data2VecAudioEncoder,
+    "sew": SEWAudioEncoder,
     "wav2vec2-conformer": Wav2Vec2ConformerEncoder,
 }
 """By `model_type`."""

@@ -13,7 +13,7 @@ from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from audiollm.models.encoders.base import caught, frames_mask
 from audiollm.models.encoders.filter_bank import HOP, LENGTH, kaldi_filter_bank
-from audiollm.models.encoders.pretrained import SteadyEncoder, checked_settings
+from audiollm.models.encoders.pretrained import SteadyEncoder, own_moments
 
 PAIR = 2  # frames of the filter bank make one frame of the encoder
 
@@ -34,12 +34,9 @@ class W2vBertEncoder(SteadyEncoder, Wav2Vec2BertModel):
         return (PAIR - 1) * HOP + LENGTH
 
     @classmethod
-    def load(cls, checkpoint: str, revision: str | None = None) -> Any:
-        """The pretrained encoder, without the head of a fine-tuned one."""
-        encoder = super().load(checkpoint, revision)
-        ours = {"num_mel_bins": num_mel_bins(encoder.config.to_dict()), "stride": PAIR}
-        checked_settings(checkpoint, revision, ours)
-        return encoder
+    def computed(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What `SeamlessM4TFeatureExtractor` must say."""
+        return {"num_mel_bins": num_mel_bins(config), "stride": PAIR}
 
     def hear(self, windows_ML: Tensor, lengths_M: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """Pairs of normalised log-mel frames to frames; the layers see nothing after a window's end."""
@@ -66,10 +63,7 @@ def filter_bank_pairs(waves_ML: Tensor, lengths_M: Tensor, num_mel_bins: int) ->
     frames_M = (lengths_M.clamp(min=least) - LENGTH) // HOP + 1
     mel_MTF = kaldi_filter_bank(waves_ML, num_mel_bins)
     mask_MT1 = frames_mask(frames_M, mel_MTF.shape[1])[..., None]
-    count_M11 = frames_M[:, None, None]
-    mean_M1F = (mel_MTF * mask_MT1).sum(1, keepdim=True) / count_M11
-    centred_MTF = (mel_MTF - mean_M1F) * mask_MT1
-    variance_M1F = centred_MTF.square().sum(1, keepdim=True) / (count_M11 - 1)
-    normal_MTF = centred_MTF / (variance_M1F + 1e-7).sqrt()
+    mean_M1F, variance_M1F = own_moments(mel_MTF, mask_MT1, 1, spared=1)
+    normal_MTF = (mel_MTF - mean_M1F) * mask_MT1 / (variance_M1F + 1e-7).sqrt()
     pairs = mel_MTF.shape[1] // PAIR
     return normal_MTF[:, : PAIR * pairs].reshape(len(waves_ML), pairs, -1), frames_mask(frames_M // PAIR, pairs)

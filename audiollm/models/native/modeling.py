@@ -20,9 +20,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from audiollm.models.attention import PADDING, Layout, layout_of, packed
 from audiollm.models.chunked_loss import IGNORE_INDEX, NextTokenLoss
-from audiollm.models.modeling import is_sharded, is_trainable
+from audiollm.models.modeling import is_trainable
 from audiollm.models.native.processing import TOKENS
 from audiollm.models.native.table import HOME, LANGUAGE_MODEL, NATIVE, NATIVES, Features, Native
+from audiollm.models.sharded import is_sharded
 from audiollm.models.splice import splice
 
 
