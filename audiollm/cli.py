@@ -31,6 +31,12 @@ Checkpoint = Annotated[str, typer.Argument(help="Folder of a run or of one of it
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Quantize = Annotated[str | None, typer.Option(help="Language model in nf4 (4 bits), int8, or none; as it was trained.")]
+Adapter = Annotated[
+    str | None, typer.Option(metavar="CHECKPOINT", help="Its LoRA in place of this one's; same base and connector.")
+]
+LoraScale = Annotated[
+    float | None, typer.Option(min=0, help="Multiplies what LoRA adds: 0 is the base, 1 all of it; as it was trained.")
+]
 
 EXTRAS = {"espeakng_loader": "demo", "deepspeed": "deepspeed", "bitsandbytes": "quant"}
 """Modules that not everybody needs, and the extra that installs each."""
@@ -349,6 +355,8 @@ def evaluate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
+    adapter: Adapter = None,
+    lora_scale: LoraScale = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask the first so many rows.")] = None,
@@ -361,7 +369,9 @@ def evaluate(
 
     problems = Problems()
     rows = load_rows(data, problems=problems)[:limit]
-    listener = inference.load(checkpoint, device=device, dtype=dtype, quantize=quantize)
+    listener = inference.load(
+        checkpoint, device=device, dtype=dtype, quantize=quantize, adapter=adapter, lora_scale=lora_scale
+    )
     result = evaluation.evaluate(
         listener, rows, blind=blind, batch_size=batch_size, max_new_tokens=max_new_tokens, out=out,
         progress=not as_json, problems=problems,
@@ -382,6 +392,8 @@ def chat(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
+    adapter: Adapter = None,
+    lora_scale: LoraScale = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
 ) -> None:
     """Talk with a model about recordings."""
@@ -390,7 +402,10 @@ def chat(
     from audiollm.chat import open_talk
     from audiollm.chat.terminal import ask_once, converse
 
-    talk = open_talk(checkpoint, device=device, dtype=dtype, quantize=quantize, max_new_tokens=max_new_tokens)
+    talk = open_talk(
+        checkpoint, device=device, dtype=dtype, quantize=quantize, adapter=adapter, lora_scale=lora_scale,
+        max_new_tokens=max_new_tokens,
+    )  # fmt: skip
     if question is None:
         converse(talk, audio, Console())
     else:
@@ -398,12 +413,18 @@ def chat(
 
 
 @command
-def recipes() -> None:
+def recipes(
+    json_: Annotated[bool, typer.Option("--json", help="All that each says of itself, as JSON.")] = False,
+) -> None:
     """List the recipes that come with the package."""
-    from audiollm.resources import opening_line, packaged_files
+    from audiollm.resources import about_recipe, packaged_files
 
-    for name, path in packaged_files("recipes").items():
-        print(f"{name:28} {opening_line(path)}".rstrip())
+    found = {name: about_recipe(path) for name, path in packaged_files("recipes").items()}
+    if json_:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for name, said in found.items():
+        print(f"{name:20} {said['about']}".rstrip())
 
 
 @command

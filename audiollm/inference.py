@@ -23,7 +23,8 @@ from transformers.generation import StoppingCriteria, StoppingCriteriaList
 
 from audiollm.audio import AudioError
 from audiollm.conversation import Message, RowError, parse_messages
-from audiollm.models.checkpoint import is_small_checkpoint
+from audiollm.models.checkpoint import is_small_checkpoint, use_adapter
+from audiollm.models.freezing import set_lora_scale
 from audiollm.models.locate import CheckpointError, damaged_file, resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.processing import AudioLLMProcessor
@@ -211,26 +212,35 @@ def load(
     dtype: str | torch.dtype = "auto",
     revision: str | None = None,
     quantize: str | None = None,
+    adapter: str | Path | None = None,
+    lora_scale: float | None = None,
 ) -> Listener:
     """Load a checkpoint: the folder of a stage, of a whole run (its last finished stage), or a name on the Hub.
 
     `device`: "auto" takes a GPU where there is one. `dtype`: "auto" is bfloat16 on CUDA and float32 elsewhere.
     `quantize`: "nf4" or "int8" holds the language model in 4 or 8 bits, "none" as it is; None as it was trained.
+    `adapter`: another checkpoint on the same base and connector, whose LoRA and prompts take the place of this one's.
+    `lora_scale`: multiplies what LoRA adds, beside alpha / r: 0 is the base, 1 all of it, None as it was trained.
     CheckpointError, a ValueError, if there is nothing to load.
     """
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
     folder = resolve_checkpoint(checkpoint, revision=revision)
+    prompts = folder if adapter is None else resolve_checkpoint(adapter)
     try:
-        processor = AudioLLMProcessor.from_pretrained(folder)
+        processor = AudioLLMProcessor.from_pretrained(prompts)
         model = AudioLLMForConditionalGeneration.from_pretrained(folder, dtype=dtype, quantize=quantize)
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         damage = damaged_file(folder)
         cause = f"{damage}; copy it again, or train the stage again" if damage else error
         raise CheckpointError(f"{folder}: the checkpoint cannot be read: {cause}") from error
+    if adapter is not None:
+        use_adapter(model, folder, prompts)
+    if lora_scale is not None:
+        set_lora_scale(model, lora_scale)
     if is_small_checkpoint(folder) and "connector" not in model.trained_parts:
         log.warning("%s: its connector was never trained, so it cannot hear; a later stage can", folder)
-    return Listener(model.to(device).eval(), processor, name=_name_of(folder))
+    return Listener(model.to(device).eval(), processor, name=_name_of(prompts))
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:

@@ -37,11 +37,12 @@ from audiollm.models.plugins import import_own
 from audiollm.models.settings import Settings, nearest, refuse_unknown
 from audiollm.recipe_files import Layers, RecipeError, read_layers, resolve
 from audiollm.recipe_trainer import MUON, check_trainer, default_learning_rate, trainer_types
+from audiollm.resources import packaged_files
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "missing_files", "recipe_schema", "require_files", "require_stage"]
 
 Part = Literal["encoder", "connector", "lora", "llm"]
-ObjectiveName = Literal["language_modeling", "contrastive", "ctc"]
+ObjectiveName = Literal["language_modeling", "contrastive", "ctc", "distillation"]
 S = TypeVar("S", bound=Settings)
 
 
@@ -155,7 +156,9 @@ class ModelSettings(Settings):
     encoder: Encoders | None = None
     """What listens; of a list, each hears the same clip, and their frames stand side by side."""
     connector: Annotated[dict[str, Any], AfterValidator(check_connector_block)] | None = None
-    """What carries the encoder's frames to the language model: its `name`, and that connector's own settings."""
+    """What carries the encoder's frames to the language model: its `name`, and that connector's own settings.
+
+    Beside `checkpoint` it is a new one, in place of the checkpoint's."""
     llm: LanguageModelSettings | None = None
     """What reads and answers."""
     checkpoint: str | None = None
@@ -172,8 +175,11 @@ class ModelSettings(Settings):
         missing = [name for name in ("encoder", "connector", "llm") if getattr(self, name) is None]
         if self.checkpoint is None and missing:
             raise ValueError(f"{' and '.join(missing)} missing; or give the `checkpoint` of a whole model")
-        if self.checkpoint is not None and len(missing) < 3:
-            raise ValueError("give either `checkpoint` (a whole model) or its parts; null leaves an inherited one out")
+        if self.checkpoint is not None and (self.encoder is not None or self.llm is not None):
+            raise ValueError(
+                "give either `checkpoint` (a whole model, and a new `connector` if you like) or its parts; "
+                "null leaves an inherited one out"
+            )
         return self
 
     @property
@@ -374,6 +380,14 @@ class StageSettings(Settings):
     """Rows to train and to validate on."""
     lora: LoraSettings | None = None
     """The adapters, where `lora` trains; null takes the defaults."""
+    lora_scale: PositiveFloat | None = None
+    """Multiplies what LoRA adds, beside alpha / r, from this stage on; null leaves it as it was (1 at the start).
+
+    SALMONN's activation tuning is a few steps on long answers with a scale below 1."""
+    merge_lora: bool = False
+    """Whether the LoRA of earlier stages is added to the language model's weights before this stage adds its own.
+
+    The language model then differs from its public base, and checkpoints hold it whole."""
     max_bad_steps: PositiveInt = 10
     """So many steps in a row whose loss or gradient is not finite stop the stage; a single one is skipped."""
     trainer: Annotated[dict[str, Any], AfterValidator(check_trainer)] = Field(default={})
@@ -450,6 +464,25 @@ class EvaluationSettings(Settings):
 Evaluation = Annotated[EvaluationSettings, BeforeValidator(as_path, json_schema_input_type=str | EvaluationSettings)]
 
 
+class TextCheckSettings(Settings):
+    """Rows without sound, by whose loss forgetting shows."""
+
+    path: str
+    """Rows of text alone, such as answers of the language model itself or of what it was tuned on."""
+    name: FolderName | None = None
+    """Name in the tables; null takes the file's."""
+    limit: PositiveInt | None = 200
+    """At most so many rows."""
+
+    @property
+    def title(self) -> str:
+        """The name in the tables."""
+        return self.name or Path(self.path).stem
+
+
+TextCheck = Annotated[TextCheckSettings, BeforeValidator(as_path, json_schema_input_type=str | TextCheckSettings)]
+
+
 class Recipe(Settings):
     """The parts of a model and its stages, in one YAML file."""
 
@@ -485,14 +518,17 @@ class Recipe(Settings):
     """In order, each from the one before."""
     evaluate: list[Evaluation] = Field(default=[])
     """What the finished model is asked."""
+    text_check: list[TextCheck] = Field(default=[])
+    """Rows of text whose loss is measured before and after each stage, to see what the language model forgets."""
 
     _layers: Layers = PrivateAttr(default_factory=Layers)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        titles = [evaluation.title for evaluation in self.evaluate]
-        if len(set(titles)) < len(titles):
-            raise ValueError("evaluate: two entries have the same name; give each its `name`")
+        for key, entries in (("evaluate", self.evaluate), ("text_check", self.text_check)):
+            titles = [entry.title for entry in entries]
+            if len(set(titles)) < len(titles):
+                raise ValueError(f"{key}: two entries have the same name; give each its `name`")
         if taken := set(self.stages) & {"cache", "logs", "unfinished"}:
             raise ValueError(f"stages: {taken.pop()} is a folder that every run has; give the stage another name")
         quantize = self.model.llm.quantize if self.model.llm else None
@@ -501,6 +537,12 @@ class Recipe(Settings):
             raise ValueError(
                 f"model.llm.quantize: {quantize} freezes the language model, and stage {training[0]} trains `llm`; "
                 "train `lora` in its place, or leave `quantize` out"
+            )
+        merging = [name for name, stage in self.stages.items() if stage.merge_lora]
+        if quantize and merging:
+            raise ValueError(
+                f"model.llm.quantize: {quantize} holds the language model, and stage {merging[0]} has `merge_lora`, "
+                "which changes its whole weights; leave one of the two out"
             )
         return self
 
@@ -512,7 +554,8 @@ class Recipe(Settings):
         """
         if not all(stage.trainer.get("bf16", False) for stage in self.stages.values()):
             return []
-        return [p for p in ("encoder", "llm") if not any(p in stage.train for stage in self.stages.values())]
+        changed = {part for stage in self.stages.values() for part in (*stage.train, *["llm"] * stage.merge_lora)}
+        return [part for part in ("encoder", "llm") if part not in changed]
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -567,7 +610,9 @@ def missing_files(recipe: Recipe) -> list[str]:
         resolved = Path(path).resolve()
         will_be_made = any(folder == resolved or folder in resolved.parents for folder in made)
         if not will_be_made and not glob.glob(path, recursive=True):
-            missing.append(str(recipe.error(key, f"is {path}, and there is no such file in {Path.cwd()}")))
+            name = Path(path).parent.name
+            way_out = f"; `audiollm prepare {name}` makes it" if name in packaged_files("data_prep") else ""
+            missing.append(str(recipe.error(key, f"is {path}, and there is no such file in {Path.cwd()}{way_out}")))
     checkpoint = recipe.model.checkpoint
     if checkpoint and not Path(checkpoint).exists() and is_local(checkpoint):
         missing.append(str(recipe.error("model.checkpoint", f"is {checkpoint}, and there is no such folder")))
@@ -603,6 +648,8 @@ def data_paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 yield f"stages.{name}.data.{split}.{index}.path", source.path
     for index, evaluation in enumerate(recipe.evaluate):
         yield f"evaluate.{index}.path", evaluation.path
+    for index, check in enumerate(recipe.text_check):
+        yield f"text_check.{index}.path", check.path
 
 
 def training_paths(recipe: Recipe) -> list[str]:

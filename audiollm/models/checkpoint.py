@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.encoders import SideBySide, encoder_of
 from audiollm.models.encoders.registry import CLASS
-from audiollm.models.freezing import attach_lora, has_lora, part_of
+from audiollm.models.freezing import attach_lora, detach_lora, has_lora, part_of, set_lora_scale
 from audiollm.models.listening import LISTENING
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import assemble, base_of, check_fingerprint, head_of, load_causal
@@ -136,7 +136,8 @@ def write_checkpoint(
     if has_lora(model):
         (folder / ADAPTER).mkdir(exist_ok=True)
         save_file(adapter_tensors(state), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
-        adapter = LoraConfig(**{**model.lora_config.to_dict(), "task_type": "CAUSAL_LM", "inference_mode": True})
+        adapter: Any = LoraConfig(**{**model.lora_config.to_dict(), "task_type": "CAUSAL_LM", "inference_mode": True})
+        adapter.lora_alpha *= model.lora_scale  # so that plain PEFT adds as much
         adapter.base_model_name_or_path = (model.config.bases or {}).get("llm", {}).get("checkpoint")
         adapter.save_pretrained(str(folder / ADAPTER))
     model.config.architectures = [type(model).__name__]
@@ -144,6 +145,8 @@ def write_checkpoint(
     model.generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
     manifest = {"format": 1, "stored_parts": parts, "trained_parts": sorted(trained)}
+    if has_lora(model):
+        manifest["lora"] = {"alpha": model.lora_config.lora_alpha, "scale": model.lora_scale}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
@@ -234,9 +237,49 @@ def load_adapter(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
 
 def attach_saved_lora(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
     """LoRA layers as they were saved, not yet filled."""
-    config = PeftConfig.from_pretrained(str(folder))
+    config: Any = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = False
+    manifest = json.loads((folder.parent / MANIFEST).read_text())
+    saved = manifest.get("lora", {"alpha": config.lora_alpha, "scale": 1.0})
+    config.lora_alpha = saved["alpha"]
     attach_lora(model, config)
+    set_lora_scale(model, saved["scale"])
+
+
+def use_adapter(model: AudioLLMForConditionalGeneration, folder: str | Path, other: str | Path) -> None:
+    """Give the model of one checkpoint the LoRA of another, in place of its own if it has one; nothing else is loaded.
+
+    ValueError, with the reason, unless the two are the same but for their LoRA: it was trained on what is there.
+    """
+    folder, other = Path(folder), Path(other)
+    if not is_small_checkpoint(other) or not (other / ADAPTER).is_dir():
+        raise ValueError(f"{other} has no adapter: it is no checkpoint of a stage that trained `lora`")
+    if difference := differ(folder, other):
+        raise ValueError(f"the adapter of {other} does not fit {folder}: {difference}")
+    detach_lora(model)
+    load_adapter(model, other / ADAPTER)
+
+
+def differ(one: Path, other: Path) -> str:
+    """What two checkpoints do not share beside their LoRA; empty where there is nothing."""
+    if not is_small_checkpoint(one):
+        return "that is a whole exported model, whose base cannot be compared; take the checkpoint that it came from"
+    ours, theirs = (AudioLLMConfig.from_pretrained(folder) for folder in (one, other))
+    for part in ("encoder", "llm"):
+        each = [(config.bases or {}).get(part) or {} for config in (ours, theirs)]
+        bases = [base.get("several", [base]) for base in each]
+        prints = [[one.get("fingerprint") for one in several] for several in bases]
+        if prints[0] != prints[1]:
+            names = [" + ".join(one.get("checkpoint", "weights of its own") for one in several) for several in bases]
+            return f"their bases differ, {part} is {names[0]} and {names[1]}"
+    if ours.connector_config != theirs.connector_config:
+        return f"their connectors differ, {ours.connector_config} and {theirs.connector_config}"
+    with safe_open(one / WEIGHTS, framework="pt") as a, safe_open(other / WEIGHTS, framework="pt") as b:
+        shared = sorted({*a.keys()} & {*b.keys()})
+        differing = sorted({*a.keys()} ^ {*b.keys()})
+        differing += [name for name in shared if not torch.equal(a.get_tensor(name), b.get_tensor(name))]
+        first = next(iter(differing), "")
+    return f"their weights differ in the {part_of(first)} ({first}), which trained in one of them" if first else ""
 
 
 def stored_tensors_names(model: AudioLLMForConditionalGeneration, parts: list[str]) -> set[str]:

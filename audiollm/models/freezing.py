@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -140,6 +141,44 @@ def has_lora(model: AudioLLMForConditionalGeneration) -> bool:
     return any(isinstance(module, LoraLayer) for module in model.modules())
 
 
+def set_lora_scale(model: AudioLLMForConditionalGeneration, scale: float) -> None:
+    """Multiply what LoRA adds by `scale`, beside its alpha / r: 1 is LoRA's own, 0 the base without it.
+
+    It goes where the model goes: what is merged, saved and exported follows it. ValueError without LoRA.
+    """
+    if scale < 0:
+        raise ValueError(f"lora_scale={scale:g}; it must be 0 (the base alone) or more")
+    if not has_lora(model):
+        raise ValueError(f"lora_scale={scale:g}: this model has no LoRA that it could scale; leave it out")
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.set_scale("default", scale)
+    model.lora_scale = scale
+
+
+@contextmanager
+def without_lora(model: AudioLLMForConditionalGeneration) -> Iterator[None]:
+    """The base alone for a while; nothing changes where there is no LoRA."""
+    if not has_lora(model):
+        yield
+        return
+    scale = model.lora_scale
+    set_lora_scale(model, 0.0)
+    try:
+        yield
+    finally:
+        set_lora_scale(model, scale)
+
+
+def detach_lora(model: AudioLLMForConditionalGeneration) -> None:
+    """Take the LoRA layers out; the base layers stay."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            model.set_submodule(name, module.get_base_layer())
+    vars(model.model.language_model).pop("peft_config", None)  # else peft takes the next one for a second adapter
+    model.lora_config, model.lora_scale = None, 1.0
+
+
 def merge_lora(model: AudioLLMForConditionalGeneration) -> None:
     """Add each LoRA product to its base weight and take the LoRA layers out; the language model counts as trained.
 
@@ -147,11 +186,10 @@ def merge_lora(model: AudioLLMForConditionalGeneration) -> None:
     """
     if model.config.quantize:
         merge_into_unquantized(model)
-    for name, module in list(model.named_modules()):
+    for module in model.modules():
         if isinstance(module, LoraLayer):
             module.merge()
-            model.set_submodule(name, module.get_base_layer())
-    model.lora_config = None
+    detach_lora(model)
     model.trained_parts = {*model.trained_parts, "llm"}
 
 

@@ -76,12 +76,16 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
             frames_NTC, mask_NT = self.audio_tower(input_values, input_values_mask)
         return (frames_NTC, mask_NT) if kept is None else merge_frames(frames_NTC, mask_NT, kept)
 
+    def connect(self, frames_NTC: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:
+        """Each clip's vectors for the language model [N, K, D] and their mask, from its frames."""
+        return self.connector(frames_NTC.to(self.connector.output.weight.dtype), mask_NT)
+
     def get_audio_features(
         self, input_values: Any, input_values_mask: Any, kept: Kept | None = None, **_: Any
     ) -> BaseModelOutputWithPooling:
         """All clips' vectors for the language model, one after another: `pooler_output` [M, D]."""
         frames_NTC, mask_NT = self.get_audio_frames(input_values, input_values_mask, kept)
-        vectors_NKD, mask_NK = self.connector(frames_NTC.to(self.connector.output.weight.dtype), mask_NT)
+        vectors_NKD, mask_NK = self.connect(frames_NTC, mask_NT)
         return BaseModelOutputWithPooling(last_hidden_state=frames_NTC, pooler_output=vectors_NKD[mask_NK])
 
     def forward(
@@ -162,6 +166,7 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
 
     _tied_weights_keys: dict[str, str] = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
     lora_config: Any = None  # of the LoRA that is attached
+    lora_scale: float = 1.0  # by which it is multiplied, beside alpha / r
     trained_parts: frozenset[str] | set[str] = frozenset()  # by any stage so far
 
     def __init__(self, config: AudioLLMConfig) -> None:

@@ -78,9 +78,7 @@ def build(
     config.audio_token_id = processor.audio_token_id
     model = assemble(config, audio_tower=audio_tower, language_model=causal.base_model, lm_head=head_of(causal))
     model.generation_config = generation_config(causal.generation_config, processor, config)
-    model.model.connector.to(dtype=torch.float32)  # trained: its small updates would be rounded away in bfloat16
-    if connector_config["init"] == "text":
-        match_connector_scale(model)
+    settle_connector(model)
     return Built(model, processor)
 
 
@@ -221,12 +219,31 @@ def generation_config(
     return made
 
 
+def renew_connector(built: Built, connector: Spec) -> None:
+    """Another connector, at its start, between the encoder and the language model of a checkpoint."""
+    config = built.model.config
+    config.connector_config = check_connector({"name": connector} if isinstance(connector, str) else connector)
+    built.model.model.connector = connector_between(config).to(built.model.device)
+    built.processor.connector_config = dict(config.connector_config)
+    settle_connector(built.model)
+    built.model.eval()
+
+
+def settle_connector(model: AudioLLMForConditionalGeneration) -> None:
+    """A new connector is held in float32, and speaks as loud as text unless it is to start as published."""
+    model.model.connector.to(dtype=torch.float32)  # trained: its small updates would be rounded away in bfloat16
+    match_connector_scale(model)
+
+
 @torch.no_grad()
 def match_connector_scale(model: AudioLLMForConditionalGeneration) -> float:
     """Scale the connector's last layer so that audio vectors are as loud as text embeddings; returns the factor.
 
     A default linear layer is about 30 times quieter, and the language model would ignore it for thousands of steps.
+    `init: published` leaves it alone.
     """
+    if model.config.connector_config.get("init") == "published":
+        return 1.0
     embedding: Any = model.get_input_embeddings()
     ids = torch.linspace(0, embedding.weight.shape[0] - 1, 1000, device=embedding.weight.device).long()
     noise = torch.randn(1, 2 * model.config.sampling_rate, generator=torch.Generator().manual_seed(0)) * 0.1

@@ -37,10 +37,10 @@ from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import fingerprint, of_tasks
 from audiollm.models.attention import BLOCKS, layout_of
 from audiollm.models.checkpoint import copy_checkpoint, save_checkpoint
-from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
+from audiollm.models.freezing import add_lora, has_lora, merge_lora, require_lora, select_trainable, set_lora_scale
 from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
-from audiollm.models.parts import Built, build, match_connector_scale
+from audiollm.models.parts import Built, build, match_connector_scale, renew_connector
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
@@ -64,6 +64,7 @@ from audiollm.training.resume_points import PREFIX, STATE, newest_whole
 from audiollm.training.signals import StopOnSignal, Stopped
 from audiollm.training.stage_data import StageData, by_task, origin, read_rows
 from audiollm.training.stage_model import StageModel
+from audiollm.training.text_check import TextCheck, text_figures, text_rows
 from audiollm.training.trainer import StageTrainer
 
 Sampler = Callable[[Any, Any, list[Row]], None]
@@ -214,6 +215,7 @@ def run_recipe(
     for entry in recipe.evaluate:
         if entry.tasks is not None:
             of_tasks(read_rows(entry.path, None, False)[0], entry.tasks, entry.path)
+    text_rows(recipe)
     data = {name: StageData.load(recipe, recipe.stages[name]) for name in todo}
     for name in todo:
         check_objectives(recipe, name, data[name].train)
@@ -283,6 +285,10 @@ def start_model(recipe: Recipe, run: RunFolder, before: list[str]) -> Built:
         return load_built(run.path / before[-1], recipe.in_bfloat16)
     if recipe.model.checkpoint:
         built = load_built(resolve_checkpoint(recipe.model.checkpoint), recipe.in_bfloat16)
+        if recipe.model.connector is not None:
+            set_seed(recipe.seed)
+            renew_connector(built, recipe.model.connector)
+            print(f"connector: a new {recipe.model.connector['name']} in place of the checkpoint's")
         return Built(built.model, with_prompts(built.processor, recipe.model))
     return build_parts(recipe)
 
@@ -440,13 +446,22 @@ def finish_stage(
 
 
 def prepare_lora(model: AudioLLMForConditionalGeneration, stage: StageSettings) -> None:
-    """New LoRA where the stage trains it and the model has none; what is there goes on if the recipe asks the same."""
+    """New LoRA where the stage trains it and the model has none; what is there goes on if the recipe asks the same.
+
+    Before that it is merged if the stage says so, and afterwards scaled.
+    """
+    if stage.merge_lora:
+        if not has_lora(model):
+            raise ValueError("merge_lora: the model has no LoRA to merge; no stage before this one trained any")
+        merge_lora(model)
     if stage.adapters is not None and not has_lora(model):
         add_lora(model, **stage.adapters.model_dump())
     elif stage.adapters is not None:
         if stage.lora is not None:
             require_lora(model, **stage.lora.model_dump())
         print(f"LoRA (r={model.lora_config.r}, alpha={model.lora_config.lora_alpha:g}) is there already and trains on")
+    if stage.lora_scale is not None:
+        set_lora_scale(model, stage.lora_scale)
 
 
 def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
@@ -469,6 +484,8 @@ def check_objectives(recipe: Recipe, name: str, rows: list[Row]) -> None:
         except ValidationError as error:
             finding = error.errors()[0]
             raise recipe.error(".".join([key, *map(str, finding["loc"])]), finding["msg"]) from error
+        if told := OBJECTIVES[objective].refusal(settings, list(recipe.stages[name].train)):
+            raise recipe.error(key, told)
         if not OBJECTIVES[objective].has_items(settings, rows):
             raise recipe.error(key, "finds nothing to learn in the rows of the stage: " + OBJECTIVES[objective].needs)
 
@@ -503,6 +520,7 @@ def build_trainer(
     """The trainer of a stage."""
     stage = recipe.stages[name]
     with_text = any(objective.needs_text for objective in objectives.values())
+    teacher_text = next(filter(None, (objective.teacher_text for objective in objectives.values())), None)
     quarantine = run.quarantine(name)
     limits = Limits(stage.data.max_tokens, positions_of(built.model), stage.data.too_long)
 
@@ -520,6 +538,7 @@ def build_trainer(
             limits=limits,
             groups=groups,
             augment=augment,
+            teacher_text=teacher_text,
         )
         if stage.data.measured:
             leave_out_too_long(found, quarantine, stage.data.max_bad_fraction)
@@ -547,6 +566,8 @@ def build_trainer(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(StageProgress(name, trainer))
+    if recipe.text_check:
+        trainer.add_callback(TextCheck(name, trainer, text_rows(recipe)))
     return trainer
 
 
@@ -667,4 +688,5 @@ def record_of(recipe: Recipe, name: str, trainer: StageTrainer, data: StageData,
         "bad_steps": trainer.bad_steps.found,
         "licences": [(license, source, rows) for (license, source), rows in data.licences.items()],
         "augmentation": str(trainer.recordings.augment or ""),
+        "text_check": text_figures(history, [check.title for check in recipe.text_check]),
     }

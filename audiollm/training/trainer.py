@@ -32,6 +32,7 @@ from audiollm.models.freezing import part_of
 from audiollm.training.bad_rows import BadRows
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.muon import Muon, matrices
+from audiollm.training.objectives import Objective
 from audiollm.training.ranks import written_to
 from audiollm.training.resume_points import PREFIX, STATE
 from audiollm.training.sharding import shard, shard_optimizer_state, whole_optimizer_state, whole_state
@@ -271,15 +272,17 @@ class StageTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def validate(self, recordings: Recordings) -> tuple[Tensor, Tensor]:
-        """Each objective's loss summed over a validation set [K], and its items [K]."""
+    def validate(self, recordings: Recordings, others: Mapping[str, Objective] | None = None) -> tuple[Tensor, Tensor]:
+        """Each objective's loss summed over a validation set [K], and its items [K]; or those of others."""
         lengths = [recordings.seconds(number) for number in range(len(recordings))]
         sampler = BatchSampler(lengths, self.args.per_device_eval_batch_size, shuffle=False)
-        sums, items = torch.zeros(2, len(self.stage_model.objectives), dtype=torch.float64)
+        asked = self.stage_model.objectives if others is None else others
+        sums, items = torch.zeros(2, len(asked), dtype=torch.float64)
         for batch in self.loader(recordings, sampler):
             self.bad_rows.note(batch)
-            counts = self.stage_model.counts(batch)
-            _, values = self.stage_model(batch=self._prepare_inputs(batch), num_items=counts.to(self.args.device))
+            counts = self.stage_model.counts(batch, others)
+            inputs, num_items = self._prepare_inputs(batch), counts.to(self.args.device)
+            _, values = self.stage_model(batch=inputs, num_items=num_items, others=others)
             sums += torch.stack([*values.values()]).cpu() * counts
             items += counts
         return sums, items

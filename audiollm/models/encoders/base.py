@@ -27,7 +27,7 @@ class WaveformEncoder:
     sampling_rate: ClassVar[int] = SAMPLING_RATE
     FrontEnd: ClassVar[type[Settings] | None] = None
     """Settings of the front end that a checkpoint's feature extractor has and its config has not (loading.py)."""
-    config_class: ClassVar[type]
+    config_class: Any
     config: Any
 
     # ------------------------------------------------------------------------------------------- a family says these

@@ -61,10 +61,16 @@ def front_end(kind: type[SettingsT], config: Mapping[str, Any]) -> SettingsT:
 
 
 def read_front_end(kind: type[SettingsT], checkpoint: str, revision: str | None = None) -> dict[str, Any]:
-    """What a checkpoint's feature extractor says of these settings; nothing, and a warning, where it has none."""
+    """What a checkpoint's feature extractor says of these settings."""
+    said = extractor_settings(checkpoint, revision)
+    return kind.model_validate({key: said[key] for key in kind.model_fields if key in said}).model_dump()
+
+
+def extractor_settings(checkpoint: str, revision: str | None = None) -> dict[str, Any]:
+    """What a checkpoint's feature extractor says, in its preprocessor_config.json; nothing where there is none."""
     try:
         said, _ = FeatureExtractionMixin.get_feature_extractor_dict(checkpoint, revision=revision or "main")
     except OSError:
         log.warning("%s has no preprocessor_config.json; its front end is taken to be the published one", checkpoint)
         return {}
-    return kind.model_validate({key: said[key] for key in kind.model_fields if key in said}).model_dump()
+    return dict(said)

@@ -9,12 +9,14 @@ from typing import Any
 from audiollm.training.objectives.base import Objective
 from audiollm.training.objectives.contrastive import Contrastive
 from audiollm.training.objectives.ctc import CTC
+from audiollm.training.objectives.distillation import Distillation
 from audiollm.training.objectives.language_modeling import LanguageModeling
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "language_modeling": LanguageModeling,
     "contrastive": Contrastive,
     "ctc": CTC,
+    "distillation": Distillation,
 }
 
 __all__ = ["OBJECTIVES", "Objective", "build_objective"]

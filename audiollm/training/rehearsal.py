@@ -91,6 +91,9 @@ def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLM
         stored = manifest.get("stored_parts", ["encoder", "llm"])
         config.bases = {part: base for part, base in (config.bases or {}).items() if part not in stored}
         processor = with_prompts(AudioLLMProcessor.from_pretrained(folder), recipe.model)
+        if recipe.model.connector is not None:
+            config.connector_config = dict(recipe.model.connector)
+            processor.connector_config = config.connector_config
     else:
         config, processor = parts_on_paper(recipe)
     with torch.device("meta"):
