@@ -122,8 +122,9 @@ def encoder_on_paper(spec: EncoderSpec) -> Any:
 def class_of_checkpoint(spec: Mapping[str, Any]) -> Any:
     """The encoder class for a checkpoint: by its name, or by what it is."""
     name = spec.get("name")
-    is_own = name is not None and not names_itself(name)
-    return encoder_class(name if is_own else config_of_checkpoint(spec).model_type)
+    if name is not None and not names_itself(name):
+        return encoder_class(name)
+    return encoder_class(config_of_checkpoint(spec).model_type)
 
 
 def config_of_checkpoint(spec: Mapping[str, Any]) -> Any:

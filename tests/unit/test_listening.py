@@ -153,7 +153,7 @@ def test_layers_are_mixed_before_the_connector_with_weights_that_sum_to_one(bloc
 
 @pytest.mark.parametrize(
     ("sections", "message"),
-    [((16,), "mixes layers, and one is heard; name several under `encoder.taps`"), ((16, 12), "these have 16, 12")],
+    [((16,), "several layers, and one is heard; name several under `encoder.taps`"), ((16, 12), "these have 16, 12")],
 )
 def test_what_cannot_be_mixed_is_refused(sections, message):
     with pytest.raises(ValueError, match=message):
