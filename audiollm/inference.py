@@ -27,6 +27,8 @@ from audiollm.models.checkpoint import is_small_checkpoint, use_adapter
 from audiollm.models.freezing import set_lora_scale
 from audiollm.models.locate import CheckpointError, damaged_file, resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.native.loading import is_native, load_native
+from audiollm.models.parts import Built
 from audiollm.models.processing import AudioLLMProcessor
 
 log = logging.getLogger(__name__)
@@ -140,6 +142,7 @@ class Listener:
             for clip in clips:
                 if clip.key not in heard:
                     heard[clip.key] = clip.load(self.processor.sampling_rate)
+                    self.processor.refuse_longer(clip, len(heard[clip.key]))
             return [heard[clip.key] for clip in clips]
 
         results: list[list[np.ndarray] | ValueError] = []
@@ -174,7 +177,9 @@ class Listener:
     def _collate(self, prompts: Sequence[tuple[Messages, list[np.ndarray]]]) -> dict[str, Tensor]:
         """The inputs of `generate`, padded on the left, where the model is."""
         inputs = self.processor.collate_prompts(prompts)
-        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+        return {
+            name: value.to(self.model.device) if isinstance(value, Tensor) else value for name, value in inputs.items()
+        }
 
     def _generate(self, inputs: Mapping[str, Tensor], **generation: Any) -> Tensor:
         """New token ids [B, T]; after the end of an answer there is padding."""
@@ -228,19 +233,24 @@ def load(
     folder = resolve_checkpoint(checkpoint, revision=revision)
     prompts = folder if adapter is None else resolve_checkpoint(adapter)
     try:
-        processor = AudioLLMProcessor.from_pretrained(prompts)
-        model = AudioLLMForConditionalGeneration.from_pretrained(folder, dtype=dtype, quantize=quantize)
+        if is_native(folder):
+            built = load_native(folder, dtype=dtype, quantize=quantize)
+        else:
+            model = AudioLLMForConditionalGeneration.from_pretrained(folder, dtype=dtype, quantize=quantize)
+            built = Built(model, AudioLLMProcessor.from_pretrained(prompts))
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         damage = damaged_file(folder)
         cause = f"{damage}; copy it again, or train the stage again" if damage else error
         raise CheckpointError(f"{folder}: the checkpoint cannot be read: {cause}") from error
+    model = built.model
     if adapter is not None:
         use_adapter(model, folder, prompts)
     if lora_scale is not None:
         set_lora_scale(model, lora_scale)
-    if is_small_checkpoint(folder) and "connector" not in model.trained_parts:
+    known = {*model.trained_parts, *(model.config.bases or {})}
+    if is_small_checkpoint(folder) and "connector" not in known:
         log.warning("%s: its connector was never trained, so it cannot hear; a later stage can", folder)
-    return Listener(model.to(device).eval(), processor, name=_name_of(prompts))
+    return Listener(model.to(device).eval(), built.processor, name=_name_of(prompts))
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:

@@ -162,7 +162,12 @@ class ModelSettings(Settings):
     llm: LanguageModelSettings | None = None
     """What reads and answers."""
     checkpoint: str | None = None
-    """A checkpoint of this package to start from, instead of the three parts."""
+    """A whole model to start from, instead of the three parts: a checkpoint of this package, or an audio language model
+    that transformers has itself, such as Qwen/Qwen2-Audio-7B-Instruct."""
+    revision: str | None = None
+    """Commit or tag of `checkpoint`; pin it for a run that can be repeated."""
+    quantize: Literal["nf4", "int8"] | None = None
+    """Holds the language model of `checkpoint` in 4 bits (nf4) or 8 (int8); null takes it as it was trained."""
     chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(drop_nulls)] = Field(default={})
     """Settings of the language model's chat template, such as Qwen3's `enable_thinking: false`; null leaves one out."""
     system_prompt: str | None = None
@@ -179,6 +184,10 @@ class ModelSettings(Settings):
             raise ValueError(
                 "give either `checkpoint` (a whole model, and a new `connector` if you like) or its parts; "
                 "null leaves an inherited one out"
+            )
+        if self.checkpoint is None and (self.quantize or self.revision):
+            raise ValueError(
+                "`quantize` and `revision` here are of a whole `checkpoint`; say them of `llm` or `encoder`"
             )
         return self
 
@@ -531,17 +540,17 @@ class Recipe(Settings):
                 raise ValueError(f"{key}: two entries have the same name; give each its `name`")
         if taken := set(self.stages) & {"cache", "logs", "unfinished"}:
             raise ValueError(f"stages: {taken.pop()} is a folder that every run has; give the stage another name")
-        quantize = self.model.llm.quantize if self.model.llm else None
+        key, block = ("model.llm", self.model.llm) if self.model.llm else ("model", self.model)
         training = [name for name, stage in self.stages.items() if "llm" in stage.train]
-        if quantize and training:
+        if block.quantize and training:
             raise ValueError(
-                f"model.llm.quantize: {quantize} freezes the language model, and stage {training[0]} trains `llm`; "
+                f"{key}.quantize: {block.quantize} freezes the language model, and stage {training[0]} trains `llm`; "
                 "train `lora` in its place, or leave `quantize` out"
             )
         merging = [name for name, stage in self.stages.items() if stage.merge_lora]
-        if quantize and merging:
+        if block.quantize and merging:
             raise ValueError(
-                f"model.llm.quantize: {quantize} holds the language model, and stage {merging[0]} has `merge_lora`, "
+                f"{key}.quantize: {block.quantize} holds the language model, and stage {merging[0]} has `merge_lora`, "
                 "which changes its whole weights; leave one of the two out"
             )
         return self

@@ -20,9 +20,8 @@ W2V_BERT = {
     "conv_depthwise_kernel_size": 3,
 }  # fmt: skip
 CLAP_AUDIO = {
-    "patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [1, 2], "hidden_size": 16, "spec_size": 64,
-    "num_mel_bins": 16, "window_size": 4, "projection_dim": 8, "num_hidden_layers": 2, "patch_size": 4,
-    "patch_stride": [4, 4],
+    "patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [1, 2], "hidden_size": 16,
+    "projection_dim": 8, "num_hidden_layers": 2,
 }  # fmt: skip
 FLAMINGO_AUDIO = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "num_mel_bins": 128,

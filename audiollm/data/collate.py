@@ -3,7 +3,7 @@
 Shapes: B packed sequences, S tokens, N clips, L samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -42,6 +42,7 @@ class Batch(TypedDict, total=False):
     audio_frames_mask: Tensor  # [K, T] bool; False after a clip's end
     audio_is_cached: Tensor  # [N + K] bool; which of all clips, in prompt order, have frames
     teacher_ends: Tensor  # [supervised tokens] bool; which are the last of their row
+    features: list[dict[str, Tensor]]  # of each clip, where the model's own processor makes them of the samples
     num_samples: int  # of all clips
     num_recordings: int
     row_ids: list[str]
@@ -50,6 +51,10 @@ class Batch(TypedDict, total=False):
 
 Targets = Callable[[Sequence[AudioPart]], dict[str, Tensor]]
 """What an objective makes of the clips of a batch, in the order of `input_values`."""
+
+
+Hear = Callable[[Sequence[np.ndarray]], Mapping[str, Any]]
+"""What a model is given of clips [L]."""
 
 
 Layout = Literal["branches", "rows", "varlen"]
@@ -69,11 +74,13 @@ class Collator:
         layout: Layout = "branches",
         pack_tokens: int | None = None,
         targets: Sequence[Targets] = (),
+        hear: Hear | None = None,
     ) -> None:
         self.pad_token_id = pad_token_id
         self.layout = layout
         self.pack_tokens = pack_tokens or 0
         self.targets = targets
+        self.hear = hear or pad_waveforms
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         batch: dict[str, Any] = {
@@ -87,7 +94,7 @@ class Collator:
             batch |= tokens
         sounds = [sound for example in ordered for sound in example.sounds]
         batch["num_samples"] = sum(map(num_samples, sounds))
-        batch |= pad_waveforms([sound for sound in sounds if not isinstance(sound, Frames)])
+        batch |= self.hear([sound for sound in sounds if not isinstance(sound, Frames)])
         batch |= pad_frames(sounds)
         clips = [clip for example in ordered for clip in example.clips]
         for make in self.targets:

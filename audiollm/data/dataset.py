@@ -42,6 +42,10 @@ class Renderer(Protocol):
         """Token ids and which of them are supervised."""
         ...
 
+    def refuse_longer(self, clip: AudioPart, num_samples: int) -> None:
+        """AudioError for a clip that is longer than the model hears."""
+        ...
+
     def fingerprint(self) -> str:
         """Stands for all that decides how many tokens messages take."""
         ...
@@ -352,9 +356,10 @@ class Recordings(Dataset[Example]):
         if frames is not None:
             return frames
         samples = self.sounds.load(clip, self.renderer.sampling_rate)
-        return (
-            samples if self.augment is None else self.augment(samples, self.renderer.sampling_rate, (self.seed, *key))
-        )
+        if self.augment is not None:
+            samples = self.augment(samples, self.renderer.sampling_rate, (self.seed, *key))
+        self.renderer.refuse_longer(clip, len(samples))
+        return samples
 
     def render(self, row: Row, lengths: Sequence[int]) -> list[Tokens]:
         """The row's token sequences (one, unless its template rewrites the history of a conversation).

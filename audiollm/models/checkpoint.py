@@ -38,8 +38,6 @@ WEIGHTS = "model.safetensors"
 ADAPTER = "adapter"
 HEADS = "objectives.safetensors"
 RESUME_FILES = ("*.pt", "*.pth", "trainer_state.json", "global_step*", "latest", "zero_to_fp32.py")
-PEFT_PREFIX = "base_model.model.model."
-LANGUAGE_MODEL = "model.language_model."
 
 
 def is_small_checkpoint(path: Any) -> bool:
@@ -70,13 +68,18 @@ def stored_tensors(
     }
 
 
-def adapter_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """LoRA tensors by the names that plain PEFT gives them on the causal language model."""
+def adapter_tensors(model: AudioLLMForConditionalGeneration, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """LoRA tensors by the names that plain PEFT gives them on the model that the adapter is for."""
     return {
-        PEFT_PREFIX + name.removeprefix(LANGUAGE_MODEL).replace(".default.", "."): tensor.detach().cpu().contiguous()
+        peft_name(model, name): tensor.detach().cpu().contiguous()
         for name, tensor in state.items()
         if part_of(name) == "lora"
     }
+
+
+def peft_name(model: AudioLLMForConditionalGeneration, name: str) -> str:
+    """A parameter of the language model as plain PEFT names it."""
+    return model.peft_prefix + name.removeprefix(model.llm_prefix).replace(".default.", ".")
 
 
 def save_checkpoint(
@@ -135,10 +138,13 @@ def write_checkpoint(
         save_file(on_cpu, folder / HEADS, metadata={"format": "pt"})
     if has_lora(model):
         (folder / ADAPTER).mkdir(exist_ok=True)
-        save_file(adapter_tensors(state), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(
+            adapter_tensors(model, state), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"}
+        )
         adapter: Any = LoraConfig(**{**model.lora_config.to_dict(), "task_type": "CAUSAL_LM", "inference_mode": True})
         adapter.lora_alpha *= model.lora_scale  # so that plain PEFT adds as much
         adapter.base_model_name_or_path = (model.config.bases or {}).get("llm", {}).get("checkpoint")
+        adapter.target_modules = model.lora_targets()
         adapter.save_pretrained(str(folder / ADAPTER))
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
@@ -230,7 +236,7 @@ def load_adapter(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
     """Attach LoRA as it was saved, or refill the LoRA that is attached."""
     if not has_lora(model):
         attach_saved_lora(model, folder)
-    ours = {PEFT_PREFIX + n.removeprefix(LANGUAGE_MODEL).replace(".default.", "."): n for n in model.state_dict()}
+    ours = {peft_name(model, name): name for name in model.state_dict()}
     tensors = load_file(folder / "adapter_model.safetensors")
     model.load_state_dict({ours[name]: tensor for name, tensor in tensors.items()}, strict=False)
 
@@ -242,6 +248,9 @@ def attach_saved_lora(model: AudioLLMForConditionalGeneration, folder: Path) -> 
     manifest = json.loads((folder.parent / MANIFEST).read_text())
     saved = manifest.get("lora", {"alpha": config.lora_alpha, "scale": 1.0})
     config.lora_alpha = saved["alpha"]
+    if not isinstance(config.target_modules, str):
+        below = model.peft_prefix.removeprefix("base_model.model.")
+        config.target_modules = {name.removeprefix(below) for name in config.target_modules}
     attach_lora(model, config)
     set_lora_scale(model, saved["scale"])
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+IGNORE_INDEX = -100
 CHUNK_VALUES = 2**25
 """Logits of one chunk: 128 MiB in float32. What is smaller is done at once."""
 
@@ -67,3 +68,30 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         return None, None, *(grad * upstream[0] for grad in ctx.saved_tensors)
+
+
+class NextTokenLoss:
+    """What a model with a vocabulary projection does with its hidden states: logits, and the loss where it learns."""
+
+    lm_head: nn.Module
+    config: Any
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits [..., V], scaled and capped as the language model's own head does."""
+        config = self.config.text_config
+        logits = self.lm_head(hidden)
+        if scaling := getattr(config, "logits_scaling", None):  # Granite
+            logits = logits / scaling
+        if scale := getattr(config, "logit_scale", None):  # Cohere
+            logits = logits * scale
+        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+    def loss(self, hidden_BSD: Tensor, shift_labels_BS: Tensor, num_items: Tensor | int | None) -> Tensor:
+        """Cross-entropy in nats: the sum over supervised tokens divided by their number in the whole step."""
+        supervised_BS = shift_labels_BS != IGNORE_INDEX
+        hidden_KD, labels_K = hidden_BSD[supervised_BS], shift_labels_BS[supervised_BS]
+        weights = list(self.lm_head.parameters())
+        total = cross_entropy_sum(self.project, hidden_KD, labels_K, self.config.text_config.vocab_size, weights)
+        return total / (supervised_BS.sum().clamp(min=1) if num_items is None else num_items)

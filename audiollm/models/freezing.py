@@ -12,13 +12,19 @@ from torch import nn
 
 from audiollm.models.configuration import PARTS
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.native.table import HOME, native_part
 from audiollm.models.parts import check_fingerprint, head_of, load_causal
+
+NEVER_TRAINED = (".embed_positions.weight", ".audio_bos_eos_token.weight")
+"""A fixed sinusoid, in every Whisper; and what Qwen2.5-Omni has and does not use."""
 
 
 def part_of(name: str) -> str:
     """The part that a parameter of the model belongs to, by its name."""
     if ".lora_" in name:
         return "lora"
+    if name.startswith(HOME):
+        return native_part(name)
     if name.startswith("model.audio_tower."):
         return "encoder"
     if name.startswith("model.connector."):
@@ -27,8 +33,8 @@ def part_of(name: str) -> str:
 
 
 def is_fixed(name: str) -> bool:
-    """Whether a parameter never trains: the positions of a Whisper are a fixed sinusoid."""
-    return part_of(name) == "encoder" and name.endswith(".embed_positions.weight")
+    """Whether a parameter never trains, whatever its part does."""
+    return part_of(name) == "encoder" and name.endswith(NEVER_TRAINED)
 
 
 def named_parameters_of(model: nn.Module, part: str) -> Iterator[tuple[str, nn.Parameter]]:
@@ -89,7 +95,7 @@ def attach_lora(model: AudioLLMForConditionalGeneration, config: LoraConfig) -> 
             f"its linear layers are: {', '.join(linear)}"
         ) from error
     for _, parameter in named_parameters_of(model, "lora"):
-        parameter.data = parameter.data.to(model.model.connector.output.weight.dtype)
+        parameter.data = parameter.data.to(model.trained_dtype)
     model.lora_config = config
     model.train(model.training)  # what was added too
 
@@ -198,7 +204,7 @@ def merge_into_unquantized(model: AudioLLMForConditionalGeneration) -> None:
     """Put the unquantised base, with each LoRA product added, in place of a quantised language model with LoRA."""
     before: Any = model.model.language_model
     base = (model.config.bases or {}).get("llm")
-    if base is None:
+    if base is None or model.llm_prefix.startswith(HOME):
         raise ValueError("the language model was quantised when it was loaded; merge it loaded with quantize='none'")
     causal, found = load_causal(base["checkpoint"], base["revision"], model.lm_head.weight.dtype)
     check_fingerprint(base, found)

@@ -17,6 +17,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from safetensors import SafetensorError, safe_open
 
 from audiollm.models.configuration import AudioLLMConfig
+from audiollm.models.native.table import NATIVE, NATIVES
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,10 @@ def resolve_checkpoint(path: str | Path, *, revision: str | None = None) -> Path
 
 
 def _ours(folder: Path) -> Path:
-    """The folder, if its configuration is one of ours."""
+    """The folder, if its configuration is one of ours, or of an audio language model that transformers has itself."""
     model_type = _read_json(folder / "config.json").get("model_type")
     ours = AudioLLMConfig.model_type
-    if model_type != ours:
+    if model_type not in (ours, NATIVE, *NATIVES):
         raise CheckpointError(
             f"{folder} holds a model of type {model_type!r}, not {ours!r}; "
             "a plain encoder or language model becomes one by training: see `audiollm train`"

@@ -13,14 +13,12 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
-from audiollm.models.attention import BLOCKS, blocks_of, branch_mask
-from audiollm.models.chunked_loss import cross_entropy_sum
+from audiollm.models.attention import Layout, layout_of, packed
+from audiollm.models.chunked_loss import IGNORE_INDEX, NextTokenLoss
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import build_connector
 from audiollm.models.encoders import encoder_of
 from audiollm.models.splice import Kept, merge_frames, repeat_by_row, splice
-
-IGNORE_INDEX = -100
 
 
 class AudioLLMPreTrainedModel(PreTrainedModel):
@@ -112,17 +110,9 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
             inputs_embeds = self.embed(input_ids, input_values, input_values_mask, kept)
         mask: Any = attention_mask
         if branch_ids is not None:
-            config: Any = self.language_model.config
-            if config._attn_implementation == BLOCKS:
-                kwargs["blocks"] = blocks_of(clip_ids, branch_ids, position_ids)
-                mask = inputs_embeds.new_zeros(1, 1, 0, 0)  # so that the language model makes none of its own
-            elif (
-                config._attn_implementation == "flex_attention" and self.training and inputs_embeds.device.type == "cpu"
-            ):
-                raise ValueError("flex attention trains on a GPU alone; leave `attn_implementation` out, or use sdpa")
-            else:
-                mask = branch_mask(config, clip_ids, branch_ids, position_ids, inputs_embeds.dtype)
-            kwargs["use_cache"] = False
+            ids, dtype = (clip_ids, branch_ids, position_ids), inputs_embeds.dtype
+            mask, blocks = packed(self.language_model.config, *ids, dtype, training=self.training)
+            kwargs |= {**blocks, "use_cache": False}
         if position_ids is not None:  # a recurrent language model knows none
             kwargs["position_ids"] = position_ids
         return self.language_model(inputs_embeds=inputs_embeds, attention_mask=mask, **kwargs)
@@ -161,10 +151,13 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
         return waves, waves == 0
 
 
-class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin):
+class AudioLLMForConditionalGeneration(NextTokenLoss, AudioLLMPreTrainedModel, GenerationMixin):
     """An audio language model that answers: `generate` works as for any model of the library."""
 
     _tied_weights_keys: dict[str, str] = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+    llm_prefix = "model.language_model."  # of the language model's parameters
+    peft_prefix = "base_model.model.model."  # of the same on the language model alone, for plain PEFT
+    shares_audio = True  # between the questions of a clip, as far as the language model's attention lets them
     lora_config: Any = None  # of the LoRA that is attached
     lora_scale: float = 1.0  # by which it is multiplied, beside alpha / r
     trained_parts: frozenset[str] | set[str] = frozenset()  # by any stage so far
@@ -236,6 +229,25 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
         logits = self.project(hidden_BSD[:, keep])
         return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.get("past_key_values"))
 
+    @property
+    def encoder(self) -> nn.Module:
+        """What listens."""
+        return self.model.audio_tower
+
+    @property
+    def trained_dtype(self) -> torch.dtype:
+        """The type of what is added to train."""
+        return self.model.connector.output.weight.dtype
+
+    @property
+    def layout(self) -> Layout:
+        """How the questions of a stage must lie."""
+        return layout_of(self.model.language_model)
+
+    def lora_targets(self) -> Any:
+        """The layers that have LoRA, as the adapter's file names them."""
+        return self.lora_config.target_modules
+
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **kwargs: Any
     ) -> Any:
@@ -250,26 +262,6 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
         library: Any = super()
         input_ids, kwargs = library._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
         return input_ids, kwargs | heard
-
-    def project(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits [..., V], scaled and capped as the language model's own head does."""
-        config = self.config.text_config
-        logits = self.lm_head(hidden)
-        if scaling := getattr(config, "logits_scaling", None):  # Granite
-            logits = logits / scaling
-        if scale := getattr(config, "logit_scale", None):  # Cohere
-            logits = logits * scale
-        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
-            logits = cap * torch.tanh(logits / cap)
-        return logits
-
-    def loss(self, hidden_BSD: Tensor, shift_labels_BS: Tensor, num_items: Tensor | int | None) -> Tensor:
-        """Cross-entropy in nats: the sum over supervised tokens divided by their number in the whole step."""
-        supervised_BS = shift_labels_BS != IGNORE_INDEX
-        hidden_KD, labels_K = hidden_BSD[supervised_BS], shift_labels_BS[supervised_BS]
-        weights = list(self.lm_head.parameters())
-        total = cross_entropy_sum(self.project, hidden_KD, labels_K, self.config.text_config.vocab_size, weights)
-        return total / (supervised_BS.sum().clamp(min=1) if num_items is None else num_items)
 
 
 def connector_between(config: AudioLLMConfig) -> nn.Module:

@@ -23,6 +23,9 @@ from audiollm.models.connectors import check_connector
 from audiollm.models.freezing import select_trainable
 from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.native import loading as native_loading
+from audiollm.models.native.loading import is_native
+from audiollm.models.native.processing import NativeProcessor
 from audiollm.models.parts import encoder_on_paper, load_tokenizer
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, missing_files, require_files
@@ -36,6 +39,7 @@ from audiollm.training.stages import (
     positions_of,
     prepare_lora,
     recipe_tokenizer,
+    refuse_frames,
     with_prompts,
 )
 from audiollm.training.trainer import train_sampler
@@ -85,7 +89,9 @@ def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLM
     """The model without weights, and its processor."""
     folder = None
     if recipe.model.checkpoint is not None:
-        folder = resolve_checkpoint(recipe.model.checkpoint)
+        folder = resolve_checkpoint(recipe.model.checkpoint, revision=recipe.model.revision)
+        if is_native(folder):
+            return native_on_paper(folder, recipe)
         config = AudioLLMConfig.from_pretrained(folder)
         manifest = json.loads((folder / MANIFEST).read_text()) if is_small_checkpoint(folder) else {}
         stored = manifest.get("stored_parts", ["encoder", "llm"])
@@ -103,6 +109,15 @@ def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLM
     if folder and (folder / ADAPTER).is_dir():
         attach_saved_lora(model, folder / ADAPTER)
     return model, processor
+
+
+def native_on_paper(folder: Path, recipe: Recipe) -> tuple[Any, Any]:
+    """A model that transformers has itself, without weights, and its processor."""
+    model, processor = native_loading.on_paper(folder)
+    if (folder / ADAPTER).is_dir():
+        attach_saved_lora(model, folder / ADAPTER)
+    model.config.quantize = recipe.model.quantize or model.config.quantize
+    return model, with_prompts(processor, recipe.model)
 
 
 def parts_on_paper(recipe: Recipe) -> tuple[AudioLLMConfig, AudioLLMProcessor]:
@@ -173,7 +188,11 @@ def describe_stage(
             groups=data.mixture,
             limits=Limits(settings.max_tokens, positions_of(model), settings.too_long),
         )
-    load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, with_text)
+    if isinstance(processor, NativeProcessor):
+        refuse_frames(stage, f"stages.{name}")
+        load = None
+    else:
+        load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, with_text)
     describe_memory(console, name, stage, model, processor, load, in_bfloat16, "longest" if recordings else "assumed")
     if data is None or recordings is None:
         return
@@ -191,11 +210,14 @@ def describe_memory(
     stage: StageSettings,
     model: AudioLLMForConditionalGeneration,
     processor: AudioLLMProcessor,
-    load: Load,
+    load: Load | None,
     in_bfloat16: Collection[str],
     what: str,
 ) -> None:
-    """What is held part by part, what a micro-batch adds, and which cards have room for how many recordings."""
+    """What is held part by part, what a micro-batch adds, and which cards have room for how many recordings.
+
+    Without `load` it is not known what a micro-batch adds.
+    """
     with torch.device("meta"):
         objectives = torch.nn.ModuleList(
             build_objective(objective, block.model_dump(), model=model, processor=processor)
@@ -205,18 +227,16 @@ def describe_memory(
     held = memory.held(model, objectives, optim, in_bfloat16, model.config.quantize)
     state = sum(one.total for one in held.values())
     batch = int(stage.trainer.get("per_device_train_batch_size", 8))
-    activations = memory.activations(model, stage.trainer, load, in_bfloat16, model.config.quantize)
-    added = activations(batch)
+    activations = load and memory.activations(model, stage.trainer, load, in_bfloat16, model.config.quantize)
+    added = activations(batch) if activations else 0.0
     unit, size_of = ("GiB", GIB) if state + added >= GIB else ("MiB", MIB)
-    right = [Column(title, justify="right") for title in ("parameters", "trainable", "weights", "gradient", "state")]
-    table = Table(
-        "part", *right[:2], "held in", *right[2:], title=f"stage {name} (memory in {unit})", title_justify="left",
-        box=None, pad_edge=False, padding=(0, 2, 0, 0),
-    )  # fmt: skip
-    for part, one in held.items():
-        sizes = (f"{size / size_of:.2f}" for size in (one.weights, one.gradients, one.optimizer))
-        table.add_row(part, f"{one.parameters:,}", f"{one.trainable:,}", ", ".join(one.types), *sizes)
-    console.print(table)
+    console.print(held_table(f"stage {name} (memory in {unit})", held, size_of))
+    if load is None or activations is None:
+        console.print(
+            f"memory of a device: {state / size_of:.2f} {unit} held; what a micro-batch adds is not known for a model "
+            "that transformers has itself"
+        )
+        return
     length = f"{load.tokens:,} tokens" if load.tokens else f"{load.seconds:.1f} s"
     console.print(
         f"memory of a device: {state / size_of:.2f} {unit} held + {added / size_of:.2f} for a micro-batch of {batch} = "
@@ -228,6 +248,19 @@ def describe_memory(
         bound = f"{most:,} at most" if most < memory.MOST else f"{most:,} or more"
         largest = f"per_device_train_batch_size is {bound}" if most else "not even one recording does"
         console.print(f"{fits} a card of {card} ({room:g} GiB for tensors); {largest}")
+
+
+def held_table(title: str, held: Mapping[str, memory.Held], size_of: float) -> Table:
+    """What is held, part by part."""
+    right = [Column(title, justify="right") for title in ("parameters", "trainable", "weights", "gradient", "state")]
+    table = Table(
+        "part", *right[:2], "held in", *right[2:], title=title, title_justify="left", box=None, pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    for part, one in held.items():
+        sizes = (f"{size / size_of:.2f}" for size in (one.weights, one.gradients, one.optimizer))
+        table.add_row(part, f"{one.parameters:,}", f"{one.trainable:,}", ", ".join(one.types), *sizes)
+    return table
 
 
 def planned_steps(stage: StageSettings, recordings: Recordings, sources: list[tuple[int, float]]) -> int:

@@ -26,8 +26,7 @@ class Sharding(NamedTuple):
 
 def require_libraries(recipe: Recipe) -> None:
     """ImportError, with the way out, if the recipe wants bitsandbytes and it is not installed."""
-    if recipe.model.llm is not None:
-        check_scheme(recipe.model.llm.quantize)
+    check_scheme(recipe.model.quantize if recipe.model.llm is None else recipe.model.llm.quantize)
     for stage in recipe.stages.values():
         optimizer = str(stage.trainer.get("optim", ""))
         if needs_bitsandbytes(optimizer):

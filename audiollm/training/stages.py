@@ -35,11 +35,13 @@ from audiollm.data.licences import breach, doubts
 from audiollm.data.mixture import Mixture
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import fingerprint, of_tasks
-from audiollm.models.attention import BLOCKS, layout_of
+from audiollm.models.attention import BLOCKS
 from audiollm.models.checkpoint import copy_checkpoint, save_checkpoint
 from audiollm.models.freezing import add_lora, has_lora, merge_lora, require_lora, select_trainable, set_lora_scale
 from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.native.loading import is_native, load_native
+from audiollm.models.native.processing import NativeProcessor
 from audiollm.models.parts import Built, build, match_connector_scale, renew_connector
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.rendering import check_template_kwargs
@@ -235,7 +237,7 @@ def run_recipe(
             if built is None:
                 built = start_model(recipe, run, before)
                 refuse_sharded_bits(built.model.config.quantize, sharding)
-                prepare_attention(built.model.model.language_model, recipe.model.attn_implementation)
+                attend(built, recipe)
             built = train_stage(recipe, name, built, data[name], run, sounds, started, sharding, sample=sample)
             started = time.perf_counter()
     return run.path / wanted[-1]
@@ -282,10 +284,14 @@ def start_model(recipe: Recipe, run: RunFolder, before: list[str]) -> Built:
         missing = ", ".join(name for name in before if name not in run.stages)
         raise ValueError(f"stage {missing} comes first and is not done in {run.path}; run it, or drop --stage")
     if before:
-        return load_built(run.path / before[-1], recipe.in_bfloat16)
+        return load_built(run.path / before[-1], recipe.in_bfloat16, quantize=recipe.model.quantize)
     if recipe.model.checkpoint:
-        built = load_built(resolve_checkpoint(recipe.model.checkpoint), recipe.in_bfloat16)
+        base = {"checkpoint": recipe.model.checkpoint, "revision": recipe.model.revision}
+        folder = resolve_checkpoint(recipe.model.checkpoint, revision=recipe.model.revision)
+        built = load_built(folder, recipe.in_bfloat16, quantize=recipe.model.quantize, base=base)
         if recipe.model.connector is not None:
+            if isinstance(built.processor, NativeProcessor):
+                raise recipe.error("model.connector", "is for checkpoints of this package; this one keeps its own")
             set_seed(recipe.seed)
             renew_connector(built, recipe.model.connector)
             print(f"connector: a new {recipe.model.connector['name']} in place of the checkpoint's")
@@ -293,10 +299,27 @@ def start_model(recipe: Recipe, run: RunFolder, before: list[str]) -> Built:
     return build_parts(recipe)
 
 
-def load_built(folder: str | Path, in_bfloat16: Collection[str] = ()) -> Built:
-    """A checkpoint's model and processor, in the type in which it was saved, but these bases in bfloat16."""
-    model = AudioLLMForConditionalGeneration.from_pretrained(str(folder), in_bfloat16=in_bfloat16)
+def load_built(
+    folder: str | Path,
+    in_bfloat16: Collection[str] = (),
+    *,
+    quantize: str | None = None,
+    base: Mapping[str, Any] | None = None,
+) -> Built:
+    """A checkpoint's model and processor, in the type in which it was saved, but these bases in bfloat16.
+
+    `base`: what a model that transformers has itself is called, where it does not lie in the folder by its name.
+    """
+    if is_native(folder):
+        return load_native(folder, base=base, quantize=quantize, in_bfloat16=in_bfloat16)
+    model = AudioLLMForConditionalGeneration.from_pretrained(str(folder), quantize=quantize, in_bfloat16=in_bfloat16)
     return Built(model, AudioLLMProcessor.from_pretrained(str(folder)))
+
+
+def attend(built: Built, recipe: Recipe) -> None:
+    """The attention that the stages go by."""
+    model = built.model
+    prepare_attention(model.model.language_model, recipe.model.attn_implementation, shares_audio=model.shares_audio)
 
 
 def with_prompts(processor: AudioLLMProcessor, block: ModelSettings) -> AudioLLMProcessor:
@@ -361,13 +384,15 @@ def train_stage(
     """
     stage = recipe.stages[name]
     set_seed(recipe.seed)
+    if isinstance(built.processor, NativeProcessor):
+        refuse_frames(stage, f"stages.{name}")
     trainable = prepare_model(built, stage)
     objectives = build_objectives(stage, built)
     work = run.work(name)
     interrupted = run.is_begun(name)
     if is_main():
         run.begin(name, stage_settings(recipe, name, sharding))
-    encoder: Any = built.model.model.audio_tower
+    encoder: Any = built.model.encoder
     store = open_store(recipe, encoder) if stage.data.cache_features else None
     trainer = build_trainer(recipe, name, built, objectives, data, run, sounds, sharding, store)
     describe(name, trainable, trainer)
@@ -379,8 +404,8 @@ def train_stage(
     finish_stage(recipe, name, built, trainer, data, run, sharding)
     if trainer.is_sharded:  # nobody takes a model out of DeepSpeed's hands, or FSDP2's
         unset_hf_deepspeed_config()
-        built = load_built(run.path / name, recipe.in_bfloat16)
-        prepare_attention(built.model.model.language_model, recipe.model.attn_implementation)
+        built = load_built(run.path / name, recipe.in_bfloat16, quantize=recipe.model.quantize)
+        attend(built, recipe)
     if is_main() and sample is not None and data.validation and "language_modeling" in objectives:
         sample(built.model, built.processor, data.validation)
     return built
@@ -470,7 +495,7 @@ def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
     if stage.trainer.get("use_liger_kernel"):
         apply_liger(model.model.language_model, stage.trainer.get("liger_kernel_config"))
     prepare_lora(model, stage)
-    if "connector" in stage.train and "connector" not in model.trained_parts:
+    if "connector" in stage.train and "connector" not in {*model.trained_parts, *(model.config.bases or {})}:
         match_connector_scale(model)
     return select_trainable(model, list(stage.train))
 
@@ -488,6 +513,17 @@ def check_objectives(recipe: Recipe, name: str, rows: list[Row]) -> None:
             raise recipe.error(key, told)
         if not OBJECTIVES[objective].has_items(settings, rows):
             raise recipe.error(key, "finds nothing to learn in the rows of the stage: " + OBJECTIVES[objective].needs)
+
+
+def refuse_frames(stage: StageSettings, key: str) -> None:
+    """ValueError for a stage of a model that transformers has itself which asks for its encoder's frames."""
+    asking = [f"objectives.{name}" for name in stage.objectives if OBJECTIVES[name].needs_frames]
+    asking += ["data.cache_features"] * stage.data.cache_features
+    if asking:
+        raise ValueError(
+            f"{key}.{asking[0]} works on the frames of an encoder of this package, and the model has its own; "
+            "leave it out"
+        )
 
 
 def check_licences(recipe: Recipe, name: str, data: StageData) -> None:
@@ -534,7 +570,7 @@ def build_trainer(
             with_text=with_text,
             sounds=sounds,
             features=features,
-            share_audio=layout_of(built.model.model.language_model) == "branches",
+            share_audio=built.model.layout == "branches",
             limits=limits,
             groups=groups,
             augment=augment,
@@ -598,7 +634,8 @@ def collator_of(built: Built, objectives: dict[str, Objective], pack_tokens: int
     skips = language_model.config._attn_implementation in (BLOCKS, "flex_attention")
     return Collator(
         built.processor.tokenizer.pad_token_id or 0,
-        layout=layout_of(language_model),
+        layout=built.model.layout,
+        hear=built.processor.features if isinstance(built.processor, NativeProcessor) else None,
         pack_tokens=pack_tokens or (sys.maxsize if skips else None),
         targets=[objective.targets for objective in objectives.values()],
     )

@@ -15,7 +15,7 @@ from audiollm.models.settings import Settings
 ARGUMENTS = (
     "input_ids", "position_ids", "branch_ids", "clip_ids", "attention_mask", "shift_labels",
     "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
-    "input_values", "input_values_mask", "audio_frames", "audio_frames_mask", "audio_is_cached",
+    "input_values", "input_values_mask", "audio_frames", "audio_frames_mask", "audio_is_cached", "features",
 )  # fmt: skip
 """What of a batch the whole model reads; the model without its vocabulary projection reads all but the labels."""
 
