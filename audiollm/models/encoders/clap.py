@@ -53,8 +53,9 @@ class ClapFrontEnd(Settings):
 class ClapTower(PatchEncoder, SteadyEncoder, ClapAudioModel):
     """CLAP's audio tower (HTSAT): 3.2 frames a second.
 
-    Waveforms [N, L] at 16 kHz to frames [N, T, C]; equals transformers' model on each window. Where transformers' extractor takes one clip of a batch at random to be longer than it is, for the fused models,
-    none is here. A tapped layer is a stage of the Swin transformer, averaged to the grid of the last one.
+    Waveforms [N, L] at 16 kHz to frames [N, T, C]; equals transformers' model on each window. Where its extractor takes
+    one clip of a batch at random to be longer than it is, for the fused models, none is here. A tapped layer is a stage
+    of the Swin transformer, averaged to the grid of the last one.
     """
 
     config_class = ClapAudioConfig
