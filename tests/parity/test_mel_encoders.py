@@ -141,8 +141,8 @@ def test_clips_under_a_mask_are_encoded_as_clips_one_after_another(name):
 def test_the_number_of_frames_is_known_without_weights(name, listening):
     ours, _ = pair(name, **listening)
     config = ours.config.to_dict()
-    edges = [edge + d for edge in (2_800, RATE, AST_WINDOW) for d in (-1, 0, 1, 639)]
-    lengths = [1, 160, 321, 640, 959, 961, 1_280, 5_000, *edges, 2 * RATE + 1]
+    edges = [edge + d for edge in (2_800, RATE, AST_WINDOW) for d in (-1, 0, 1)]
+    lengths = [1, 321, 640, 959, 961, 1_280, 5_000, *edges, 2 * RATE + 1]
     heard = frames_of(ours, [np.full(length, 0.1, np.float32) for length in lengths])
     if not listening:
         lengths.append(25 * RATE)

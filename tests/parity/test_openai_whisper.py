@@ -1,5 +1,6 @@
 """Checkpoints of OpenAI's `whisper` package, against an encoder written in that package's layout and names."""
 
+import os
 import sys
 from types import SimpleNamespace
 
@@ -137,6 +138,16 @@ def test_a_model_with_it_is_saved_and_loaded(checkpoint, tmp_path, trained):
     assert torch.equal(heard(again.model.audio_tower, 2.5), heard(built.model.model.audio_tower, 2.5))
 
 
+class Trap:
+    """A pickle that makes a folder when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
 def test_what_cannot_be_had_is_told_with_the_way_out(tmp_path, package, monkeypatch):
     def refused(checkpoint, **more):
         with pytest.raises(ValueError) as error:
@@ -146,9 +157,10 @@ def test_what_cannot_be_had_is_told_with_the_way_out(tmp_path, package, monkeypa
     assert "known: tiny.en, small" in refused("smal")
     assert "is for the hub" in refused("small", revision="abc")
     assert "there is no such file" in refused(tmp_path / "gone.pt")
-    for number, content in enumerate([{"model": {}}, [1], SimpleNamespace(a=1)]):  # the last would be a pickle to run
+    for number, content in enumerate([{"model": {}}, [1], {"dims": DIMS, "model_state_dict": Trap(tmp_path / "ran")}]):
         torch.save(content, tmp_path / f"{number}.pt")
         assert "is not in the whisper package's format" in refused(tmp_path / f"{number}.pt")
+    assert not (tmp_path / "ran").exists()
     (tmp_path / "text.pt").write_text("no weights")
     assert "is not in the whisper package's format" in refused(tmp_path / "text.pt")
     monkeypatch.setitem(sys.modules, "whisper", None)
