@@ -413,6 +413,39 @@ def chat(
 
 
 @command
+def export(
+    checkpoint: Checkpoint,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; not there yet, or empty.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Add LoRA to the weights, in place of an adapter beside them.")
+    ] = False,
+    format: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A native architecture, such as audioflamingo3; merged.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Write a checkpoint as one folder that transformers loads without this package."""
+    from audiollm.export.folder import export as write
+
+    print(f"{write(checkpoint, to, merge=merge, format=format, dtype=dtype)}: written; README.md says how it is loaded")
+
+
+@command
+def push(
+    folder: Annotated[str, typer.Argument(help="Folder of a run, of one of its stages, or of an export.")],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Where to on the Hugging Face Hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Visible to the owner alone.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the card, list the files, and upload nothing.")
+    ] = False,
+) -> None:
+    """Upload a checkpoint or an export to the Hugging Face Hub, with a model card."""
+    from audiollm.export.push import push as upload
+
+    print(upload(folder, repo, private=private, dry_run=dry_run).summary())
+
+
+@command
 def recipes(
     json_: Annotated[bool, typer.Option("--json", help="All that each says of itself, as JSON.")] = False,
 ) -> None:

@@ -41,7 +41,7 @@ from audiollm.resources import packaged_files
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "missing_files", "recipe_schema", "require_files", "require_stage"]
 
-Part = Literal["encoder", "connector", "lora", "llm"]
+Part = Literal["encoder", "encoder_lora", "connector", "lora", "llm"]
 ObjectiveName = Literal["language_modeling", "contrastive", "ctc", "distillation"]
 S = TypeVar("S", bound=Settings)
 
@@ -342,7 +342,7 @@ Objective = Annotated[ObjectiveSettings, BeforeValidator(as_weight, json_schema_
 
 
 class LoraSettings(Settings):
-    """Low-rank adapters on the language model."""
+    """Low-rank adapters on the language model, or on the encoder."""
 
     r: PositiveInt = 16
     """Rank."""
@@ -351,7 +351,7 @@ class LoraSettings(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout before the adapters, in training."""
     target_modules: str | list[str] = "all-linear"
-    """Names (or one pattern) of the language model's linear layers that get adapters."""
+    """Names (or one pattern) of the linear layers that get adapters."""
 
 
 def check_objectives(values: Any) -> Any:
@@ -389,6 +389,8 @@ class StageSettings(Settings):
     """Rows to train and to validate on."""
     lora: LoraSettings | None = None
     """The adapters, where `lora` trains; null takes the defaults."""
+    encoder_lora: LoraSettings | None = None
+    """The encoder's adapters, where `encoder_lora` trains; null takes the defaults."""
     lora_scale: PositiveFloat | None = None
     """Multiplies what LoRA adds, beside alpha / r, from this stage on; null leaves it as it was (1 at the start).
 
@@ -416,9 +418,10 @@ class StageSettings(Settings):
             raise ValueError("`train:` names a part twice")
         if isinstance(self.train, dict) and "learning_rate" in self.trainer:
             raise ValueError("`train:` gives each part its learning rate; leave `trainer.learning_rate` out")
-        if self.lora is not None and "lora" not in self.train:
-            raise ValueError("has a `lora:` block, but `lora` is not under `train:`")
-        if self.data.cache_features and "encoder" in self.train:
+        for part in ("lora", "encoder_lora"):
+            if getattr(self, part) is not None and part not in self.train:
+                raise ValueError(f"has a `{part}:` block, but `{part}` is not under `train:`")
+        if self.data.cache_features and {"encoder", "encoder_lora"} & set(self.train):
             raise ValueError("has `cache_features`, which keeps what a frozen encoder hears, and trains the encoder")
         if all(objective.weight == 0 for objective in self.objectives.values()):
             raise ValueError("every objective has weight 0")
@@ -438,9 +441,10 @@ class StageSettings(Settings):
         return bool(self.trainer.get("optim") == MUON)
 
     @property
-    def adapters(self) -> LoraSettings | None:
-        """The adapters' settings where they train, the defaults filled in."""
-        return (self.lora or LoraSettings()) if "lora" in self.train else None
+    def adapters(self) -> dict[str, LoraSettings]:
+        """The settings of the adapters that train, the defaults filled in."""
+        every = {"lora": self.lora, "encoder_lora": self.encoder_lora}
+        return {part: settings or LoraSettings() for part, settings in every.items() if part in self.train}
 
 
 # --------------------------------------------------------------------------------------------------------- the recipe

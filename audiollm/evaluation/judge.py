@@ -152,7 +152,12 @@ def show_answers(model: Any, processor: Any, rows: Sequence[Row], count: int = 3
     picked = list({row.task: row for row in rows}.values())[:count]
     answers = Listener(model, processor).answer([row.prompt for row in picked], max_new_tokens=64)
     for row, answer in zip(picked, answers, strict=True):
-        print(f"  {row.question}  {answer.text!r}  (right: {row.target!r})")
+        print(f"  {row.question}  {shortened(answer.text)!r}  (right: {shortened(row.target)!r})")
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """A text that does not fill the screen."""
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def peak_memory_gib() -> float:

@@ -3,6 +3,7 @@
  config.json               sizes, bases, placeholder id            processor and tokenizer files, generation_config.json
  model.safetensors         tensors of each part that is not an untouched public base
  adapter/                  LoRA in PEFT's own layout, which plain `peft` loads on the base language model
+ encoder_adapter/          the same of the encoder
  objectives.safetensors    heads of the objectives that trained it, such as CTC's
  recipe.yaml               the resolved recipe of the run
  checkpoint.json           which parts are stored here, and which were trained by which stage
@@ -27,8 +28,17 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.encoders import SideBySide, encoder_of
 from audiollm.models.encoders.registry import CLASS
-from audiollm.models.freezing import attach_lora, detach_lora, has_lora, part_of, set_lora_scale
+from audiollm.models.freezing import (
+    AUDIO_TOWER,
+    CONFIGS,
+    attach_lora,
+    detach_lora,
+    has_lora,
+    part_of,
+    set_lora_scale,
+)  # fmt: skip
 from audiollm.models.listening import LISTENING
+from audiollm.models.locate import damaged_file
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import assemble, base_of, check_fingerprint, head_of, load_causal
 from audiollm.models.quantize import check_scheme, quantize_linears
@@ -36,6 +46,8 @@ from audiollm.models.quantize import check_scheme, quantize_linears
 MANIFEST = "checkpoint.json"
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter"
+ADAPTERS = {"lora": ADAPTER, "encoder_lora": "encoder_adapter"}
+"""The folder of each LoRA."""
 HEADS = "objectives.safetensors"
 RESUME_FILES = ("*.pt", "*.pth", "trainer_state.json", "global_step*", "latest", "zero_to_fp32.py")
 
@@ -68,18 +80,26 @@ def stored_tensors(
     }
 
 
-def adapter_tensors(model: AudioLLMForConditionalGeneration, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def adapter_tensors(
+    model: AudioLLMForConditionalGeneration, state: Mapping[str, Tensor], part: str = "lora"
+) -> dict[str, Tensor]:
     """LoRA tensors by the names that plain PEFT gives them on the model that the adapter is for."""
     return {
-        peft_name(model, name): tensor.detach().cpu().contiguous()
+        peft_name(model, name, part): tensor.detach().cpu().contiguous()
         for name, tensor in state.items()
-        if part_of(name) == "lora"
+        if part_of(name) == part
     }
 
 
-def peft_name(model: AudioLLMForConditionalGeneration, name: str) -> str:
-    """A parameter of the language model as plain PEFT names it."""
-    return model.peft_prefix + name.removeprefix(model.llm_prefix).replace(".default.", ".")
+def peft_name(model: AudioLLMForConditionalGeneration, name: str, part: str = "lora") -> str:
+    """A parameter of the language model, or of the encoder, as plain PEFT names it."""
+    own = model.llm_prefix if part == "lora" else AUDIO_TOWER
+    return peft_prefix(model, part) + name.removeprefix(own).replace(".default.", ".")
+
+
+def peft_prefix(model: AudioLLMForConditionalGeneration, part: str) -> str:
+    """What plain PEFT puts before the names of a model's parameters."""
+    return model.peft_prefix if part == "lora" else "base_model.model."
 
 
 def save_checkpoint(
@@ -136,16 +156,9 @@ def write_checkpoint(
     if heads:
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in heads.items()}
         save_file(on_cpu, folder / HEADS, metadata={"format": "pt"})
-    if has_lora(model):
-        (folder / ADAPTER).mkdir(exist_ok=True)
-        save_file(
-            adapter_tensors(model, state), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"}
-        )
-        adapter: Any = LoraConfig(**{**model.lora_config.to_dict(), "task_type": "CAUSAL_LM", "inference_mode": True})
-        adapter.lora_alpha *= model.lora_scale  # so that plain PEFT adds as much
-        adapter.base_model_name_or_path = (model.config.bases or {}).get("llm", {}).get("checkpoint")
-        adapter.target_modules = model.lora_targets()
-        adapter.save_pretrained(str(folder / ADAPTER))
+    for part in ADAPTERS:
+        if has_lora(model, part):
+            write_adapter(model, part, folder / ADAPTERS[part], state)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
@@ -154,6 +167,22 @@ def write_checkpoint(
     if has_lora(model):
         manifest["lora"] = {"alpha": model.lora_config.lora_alpha, "scale": model.lora_scale}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def write_adapter(
+    model: AudioLLMForConditionalGeneration, part: str, folder: Path, state: Mapping[str, Tensor]
+) -> None:
+    """LoRA in PEFT's own layout."""
+    folder.mkdir(exist_ok=True)
+    save_file(adapter_tensors(model, state, part), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config, known = getattr(model, CONFIGS[part]), dict[str, Any](inference_mode=True)
+    if part == "lora":
+        scaled = config.lora_alpha * model.lora_scale  # so that plain PEFT adds as much
+        known |= {"task_type": "CAUSAL_LM", "lora_alpha": scaled, "target_modules": model.lora_targets()}
+    adapter = LoraConfig(**config.to_dict() | known)
+    base = "llm" if part == "lora" else "encoder"
+    adapter.base_model_name_or_path = (model.config.bases or {}).get(base, {}).get("checkpoint")
+    adapter.save_pretrained(str(folder))
 
 
 def load_small_checkpoint(
@@ -191,14 +220,21 @@ def load_small_checkpoint(
     load_stored(model, folder, stored)
     if config.quantize and "llm" in stored:
         quantize_linears(model.model.language_model, config.quantize)
-    if (folder / ADAPTER).is_dir():
-        load_adapter(model, folder / ADAPTER)
+    load_adapters(model, folder)
     model.trained_parts = set(manifest["trained_parts"])
     if attention is not None:
         model.set_attn_implementation(attention)
     if device_map is not None:
         nn.Module.to(model, one_device(device_map))
     return model
+
+
+def damaged_checkpoint(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None where they are all there and whole."""
+    for name in ("config.json", MANIFEST, WEIGHTS):
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+    return damaged_file(folder)
 
 
 def one_device(device_map: Any) -> torch.device:
@@ -216,8 +252,7 @@ def one_device(device_map: Any) -> torch.device:
 def load_tensors(model: AudioLLMForConditionalGeneration, folder: Path, stored: list[str]) -> None:
     """Load the checkpoint's tensors and LoRA into a model; ValueError names what is missing or too much."""
     load_stored(model, folder, stored)
-    if (folder / ADAPTER).is_dir():
-        load_adapter(model, folder / ADAPTER)
+    load_adapters(model, folder)
 
 
 def load_stored(model: AudioLLMForConditionalGeneration, folder: Path, stored: list[str]) -> None:
@@ -232,27 +267,43 @@ def load_stored(model: AudioLLMForConditionalGeneration, folder: Path, stored: l
     model.tie_weights()
 
 
-def load_adapter(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
+def load_adapters(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
+    """Attach the LoRA that a checkpoint has, or refill what is attached."""
+    for part, name in ADAPTERS.items():
+        if (folder / name).is_dir():
+            load_adapter(model, folder / name, part)
+
+
+def load_adapter(model: AudioLLMForConditionalGeneration, folder: Path, part: str = "lora") -> None:
     """Attach LoRA as it was saved, or refill the LoRA that is attached."""
-    if not has_lora(model):
-        attach_saved_lora(model, folder)
-    ours = {peft_name(model, name): name for name in model.state_dict()}
+    if not has_lora(model, part):
+        attach_saved_lora(model, folder, part)
+    ours = {peft_name(model, name, part): name for name in model.state_dict() if part_of(name) == part}
     tensors = load_file(folder / "adapter_model.safetensors")
     model.load_state_dict({ours[name]: tensor for name, tensor in tensors.items()}, strict=False)
 
 
-def attach_saved_lora(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
+def attach_saved_adapters(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
+    """The LoRA layers that a checkpoint has, not yet filled."""
+    for part, name in ADAPTERS.items():
+        if (folder / name).is_dir():
+            attach_saved_lora(model, folder / name, part)
+
+
+def attach_saved_lora(model: AudioLLMForConditionalGeneration, folder: Path, part: str = "lora") -> None:
     """LoRA layers as they were saved, not yet filled."""
     config: Any = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = False
-    manifest = json.loads((folder.parent / MANIFEST).read_text())
-    saved = manifest.get("lora", {"alpha": config.lora_alpha, "scale": 1.0})
-    config.lora_alpha = saved["alpha"]
     if not isinstance(config.target_modules, str):
-        below = model.peft_prefix.removeprefix("base_model.model.")
+        below = peft_prefix(model, part).removeprefix("base_model.model.")
         config.target_modules = {name.removeprefix(below) for name in config.target_modules}
-    attach_lora(model, config)
-    set_lora_scale(model, saved["scale"])
+    manifest = json.loads((folder.parent / MANIFEST).read_text())
+    saved = manifest.get("lora") if part == "lora" else None
+    if saved:
+        config.lora_alpha = saved["alpha"]
+    attach_lora(model, config, part)
+    if saved:
+        set_lora_scale(model, saved["scale"])
 
 
 def use_adapter(model: AudioLLMForConditionalGeneration, folder: str | Path, other: str | Path) -> None:
@@ -284,10 +335,9 @@ def differ(one: Path, other: Path) -> str:
     if ours.connector_config != theirs.connector_config:
         return f"their connectors differ, {ours.connector_config} and {theirs.connector_config}"
     with safe_open(one / WEIGHTS, framework="pt") as a, safe_open(other / WEIGHTS, framework="pt") as b:
-        shared = sorted({*a.keys()} & {*b.keys()})
-        differing = sorted({*a.keys()} ^ {*b.keys()})
-        differing += [name for name in shared if not torch.equal(a.get_tensor(name), b.get_tensor(name))]
-        first = next(iter(differing), "")
+        here, there = set(a.keys()), set(b.keys())
+        changed = (name for name in sorted(here & there) if not torch.equal(a.get_tensor(name), b.get_tensor(name)))
+        first = min(here ^ there, default="") or next(changed, "")
     return f"their weights differ in the {part_of(first)} ({first}), which trained in one of them" if first else ""
 
 

@@ -7,7 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from audiollm.models.encoders import encoder_config, encoder_of
 from audiollm.models.lengths import num_audio_tokens
 
-PARTS = ("encoder", "connector", "lora", "llm")
+PARTS = ("encoder", "encoder_lora", "connector", "lora", "llm")
 """What a stage can train, by name."""
 
 

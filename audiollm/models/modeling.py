@@ -158,7 +158,8 @@ class AudioLLMForConditionalGeneration(NextTokenLoss, AudioLLMPreTrainedModel, G
     llm_prefix = "model.language_model."  # of the language model's parameters
     peft_prefix = "base_model.model.model."  # of the same on the language model alone, for plain PEFT
     shares_audio = True  # between the questions of a clip, as far as the language model's attention lets them
-    lora_config: Any = None  # of the LoRA that is attached
+    lora_config: Any = None  # of the LoRA that is attached to the language model
+    encoder_lora_config: Any = None  # and to the encoder
     lora_scale: float = 1.0  # by which it is multiplied, beside alpha / r
     trained_parts: frozenset[str] | set[str] = frozenset()  # by any stage so far
 

@@ -201,7 +201,7 @@ def assemble(
     model.model.connector = connector_between(config)
     model.model.language_model = language_model
     model.lm_head = lm_head
-    model.lora_config = None
+    model.lora_config = model.encoder_lora_config = None
     model.tie_weights()
     return model.eval()
 

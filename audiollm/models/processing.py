@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import (
     AddedToken,
@@ -293,13 +294,30 @@ class AudioLLMProcessor(PromptWriter, ProcessorMixin):
         *,
         return_tensors: str | None = None,
         padding: bool | str = False,
+        return_mm_token_type_ids: bool = False,
+        return_text_replacement_offsets: bool = False,
     ) -> BatchFeature:
-        """Texts that `apply_chat_template(tokenize=False)` rendered, and the clips for their placeholders, in order."""
+        """Texts that `apply_chat_template(tokenize=False)` rendered, and the clips for their placeholders, in order.
+
+        The last two are what servers ask of every processor of transformers: 3 where a token is audio, 0 elsewhere; and
+        where each placeholder stood in its text, and what it became.
+        """
         texts = [text] if isinstance(text, str) else text
         sources = [] if audio is None else list(audio) if isinstance(audio, (list, tuple)) else [audio]
         waveforms = [sound.load(self._with_rate(source), self.sampling_rate) for source in sources]
         rows = [list(self.tokenizer(one, add_special_tokens=False)["input_ids"]) for one in texts]
-        return self._expanded_batch(rows, waveforms, {"return_tensors": return_tensors, "padding": padding})
+        batch = self._expanded_batch(rows, waveforms, {"return_tensors": return_tensors, "padding": padding})
+        if return_mm_token_type_ids:
+            kinds = self.create_mm_token_type_ids(batch["input_ids"])
+            batch["mm_token_type_ids"] = kinds if return_tensors is None else torch.tensor(kinds)
+        if return_text_replacement_offsets:
+            became = [self.replace_audio_token(batch, number) for number in range(len(waveforms))]
+            _, batch["text_replacement_offsets"] = self.get_text_with_replacements(list(texts), [], [], became)
+        return batch
+
+    def replace_audio_token(self, audio_inputs: Mapping[str, Any], audio_idx: int, **_: Any) -> str:
+        """What the placeholder of one clip becomes: as many as the clip has audio tokens."""
+        return self.audio_token * self.num_audio_tokens(int(audio_inputs["input_values_mask"][audio_idx].sum()))
 
     def _parse(self, conversation: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
         """Messages in Hugging Face's form: empty fields left out, arrays taken to be at the model's rate."""

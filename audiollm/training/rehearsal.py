@@ -17,7 +17,7 @@ from rich.text import Text
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from audiollm.data.dataset import Limits, Recordings
-from audiollm.models.checkpoint import ADAPTER, MANIFEST, attach_saved_lora, is_small_checkpoint
+from audiollm.models.checkpoint import MANIFEST, attach_saved_adapters, is_small_checkpoint
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import check_connector
 from audiollm.models.freezing import select_trainable
@@ -105,17 +105,16 @@ def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLM
     with torch.device("meta"):
         model = AudioLLMForConditionalGeneration(config)
     model.tie_weights()
-    model.lora_config = None
-    if folder and (folder / ADAPTER).is_dir():
-        attach_saved_lora(model, folder / ADAPTER)
+    model.lora_config = model.encoder_lora_config = None
+    if folder:
+        attach_saved_adapters(model, folder)
     return model, processor
 
 
 def native_on_paper(folder: Path, recipe: Recipe) -> tuple[Any, Any]:
     """A model that transformers has itself, without weights, and its processor."""
     model, processor = native_loading.on_paper(folder)
-    if (folder / ADAPTER).is_dir():
-        attach_saved_lora(model, folder / ADAPTER)
+    attach_saved_adapters(model, folder)
     model.config.quantize = recipe.model.quantize or model.config.quantize
     return model, with_prompts(processor, recipe.model)
 

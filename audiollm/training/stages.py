@@ -36,8 +36,16 @@ from audiollm.data.mixture import Mixture
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import fingerprint, of_tasks
 from audiollm.models.attention import BLOCKS
-from audiollm.models.checkpoint import copy_checkpoint, save_checkpoint
-from audiollm.models.freezing import add_lora, has_lora, merge_lora, require_lora, select_trainable, set_lora_scale
+from audiollm.models.checkpoint import copy_checkpoint, damaged_checkpoint, save_checkpoint
+from audiollm.models.freezing import (
+    CONFIGS,
+    add_lora,
+    has_lora,
+    merge_lora,
+    require_lora,
+    select_trainable,
+    set_lora_scale,
+)
 from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.native.loading import is_native, load_native
@@ -62,13 +70,14 @@ from audiollm.training.requirements import (
     require_libraries,
     require_parts,
 )
-from audiollm.training.resume_points import PREFIX, STATE, newest_whole
+from audiollm.training.resume_points import PREFIX, STATE, MoreResumePoints, newest_whole
 from audiollm.training.signals import StopOnSignal, Stopped
 from audiollm.training.stage_data import StageData, by_task, origin, read_rows
 from audiollm.training.stage_model import StageModel
 from audiollm.training.text_check import TextCheck, text_figures, text_rows
 from audiollm.training.trainer import StageTrainer
 
+LORA = {"lora": "LoRA", "encoder_lora": "the encoder's LoRA"}
 Sampler = Callable[[Any, Any, list[Row]], None]
 """Shows some answers of a model: (model, processor, rows); handed in by the command line."""
 
@@ -139,7 +148,14 @@ class RunFolder:
             before = self.stages[stage]["settings"]
             of_ranks = () if before.get("ranks", 1) == settings["ranks"] else ("a step",)  # done elsewhere, it is done
             refuse_changes(f"stage {stage} was done", before, settings, self.path / stage, but=("engine", *of_ranks))
+            if damage := damaged_checkpoint(self.path / stage):
+                raise ValueError(
+                    f"stage {stage} is done, but {self.path / stage} is damaged: {damage}; "
+                    "bring the files back, or delete that folder to train it again"
+                )
             return True
+        if stage in self.stages and is_main():
+            print(f"stage {stage}: it was done, and its folder is gone; it is trained again, and all after it")
         if begun.is_file() and any(begun.parent.glob(f"{PREFIX}*")):
             before = json.loads(begun.read_text())
             refuse_changes(f"stage {stage} was begun", before, settings, begun.parent)
@@ -171,10 +187,8 @@ def refuse_changes(
             difference = f"before {key.removeprefix('rows.')} was changed"
         if key == "a step":
             difference += " (ranks x per_device_train_batch_size x gradient_accumulation_steps, which must stay)"
-        raise ValueError(
-            f"{what} {difference}{f' ({len(changed) - 1} more differ)' if len(changed) > 1 else ''}; "
-            f"use another `output=`, or delete {folder} to train it again"
-        )
+        more = f" (and {', '.join(changed[1:4])} differ{' ...' if len(changed) > 4 else ''})" if changed[1:] else ""
+        raise ValueError(f"{what} {difference}{more}; use another `output=`, or delete {folder} to train it again")
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -419,7 +433,7 @@ def run_trainer(trainer: StageTrainer, name: str, work: Path, started: float, in
     last = newest_whole(work)
     if interrupted:
         where = f"goes on after step {last.rpartition('-')[2]}" if last else "starts again: it had no resume point yet"
-        print(f"stage {name} was interrupted and {where} (resume points: every {trainer.args.save_steps:g} steps)")
+        print(f"stage {name} was interrupted and {where} (resume points: every {trainer.saves_every:g} steps)")
     trainer.started = started - seconds_before(last)
     stop = StopOnSignal()
     trainer.add_callback(stop)
@@ -479,12 +493,14 @@ def prepare_lora(model: AudioLLMForConditionalGeneration, stage: StageSettings) 
         if not has_lora(model):
             raise ValueError("merge_lora: the model has no LoRA to merge; no stage before this one trained any")
         merge_lora(model)
-    if stage.adapters is not None and not has_lora(model):
-        add_lora(model, **stage.adapters.model_dump())
-    elif stage.adapters is not None:
-        if stage.lora is not None:
-            require_lora(model, **stage.lora.model_dump())
-        print(f"LoRA (r={model.lora_config.r}, alpha={model.lora_config.lora_alpha:g}) is there already and trains on")
+    for part, settings in stage.adapters.items():
+        if not has_lora(model, part):
+            add_lora(model, **settings.model_dump(), part=part)
+            continue
+        if getattr(stage, part) is not None:
+            require_lora(model, **settings.model_dump(), part=part)
+        there = getattr(model, CONFIGS[part])
+        print(f"{LORA[part]} (r={there.r}, alpha={there.lora_alpha:g}) is there already and trains on")
     if stage.lora_scale is not None:
         set_lora_scale(model, stage.lora_scale)
 
@@ -589,7 +605,7 @@ def build_trainer(
         validation={task: recordings(rows) for task, rows in by_task(data.validation, with_text).items()},
         collator=collator_of(built, objectives, stage.data.pack_tokens),
         learning_rates=stage.learning_rates,
-        trained=set(built.model.trained_parts) | (set(stage.train) - {"lora"}),
+        trained=set(built.model.trained_parts) | (set(stage.train) - {"lora", "encoder_lora"}),
         bad_rows=BadRows(quarantine, stage.data.max_bad_fraction),
         bad_steps=BadSteps(name, stage.max_bad_steps),
         batch_tokens=stage.data.batch_tokens,
@@ -602,6 +618,10 @@ def build_trainer(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(StageProgress(name, trainer))
+    trainer.saves_every = trainer.args.save_steps
+    if every := more_resume_points(stage.trainer):
+        trainer.saves_every = every
+        trainer.add_callback(MoreResumePoints(every))
     if recipe.text_check:
         trainer.add_callback(TextCheck(name, trainer, text_rows(recipe)))
     return trainer
@@ -669,6 +689,8 @@ def training_arguments(
     if validates and strategy != "no":
         defaults["eval_strategy"] = strategy
         defaults["eval_steps"] = given.get("eval_steps", given.get("save_steps", 500))
+        if more_resume_points(given):  # which are not the library's: each validation is one, and these come between
+            given["save_steps"] = defaults["eval_steps"]
         defaults["save_steps"] = defaults["eval_steps"]
         ours |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
         ours["save_strategy"] = strategy  # the best one must have been saved
@@ -676,6 +698,15 @@ def training_arguments(
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where it is installed, would wonder
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "logs" / name)
     return TrainingArguments(**{**defaults, **given, **ours})
+
+
+def more_resume_points(given: Mapping[str, Any]) -> float | None:
+    """`save_steps` where it is no multiple of `eval_steps`: resume points beside those at each validation."""
+    wanted, each = given.get("save_steps"), given.get("eval_steps")
+    if wanted is None or each is None:
+        return None
+    whole = float(wanted).is_integer() and float(each).is_integer()
+    return None if whole and wanted % each == 0 else float(wanted)
 
 
 def describe(name: str, trainable: Mapping[str, int], trainer: StageTrainer) -> None:
@@ -724,6 +755,15 @@ def record_of(recipe: Recipe, name: str, trainer: StageTrainer, data: StageData,
         "rows_left_out": sum(row["found"] != "hearing" for row in bad_rows),
         "bad_steps": trainer.bad_steps.found,
         "licences": [(license, source, rows) for (license, source), rows in data.licences.items()],
+        "hours": hours_of(trainer.recordings),
         "augmentation": str(trainer.recordings.augment or ""),
         "text_check": text_figures(history, [check.title for check in recipe.text_check]),
     }
+
+
+def hours_of(recordings: Recordings) -> float | None:
+    """Hours of sound of a stage's recordings, once each; None where that is not known without reading."""
+    if not isinstance(recordings.groups, list):
+        return None
+    seconds = [recordings.seconds(number) for number, rows in enumerate(recordings.groups) if rows[0].clips]
+    return round(sum(seconds) / 3600, 3) if seconds and all(seconds) else None

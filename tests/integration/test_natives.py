@@ -10,7 +10,6 @@ import pytest
 import torch
 import transformers
 import yaml
-from audiollm.training.dry_run import dry_run
 from natives import KINDS, ON_DISK, VOXTRAL, native, save
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -30,6 +29,7 @@ from audiollm.models.native.table import NATIVES, support_table
 from audiollm.recipe import load_recipe
 from audiollm.training import run_recipe, stages
 from audiollm.training.kernels import prepare_attention
+from audiollm.training.rehearsal import dry_run
 
 CLIPS = tones(4, seconds=(0.2, 0.9))
 SYSTEM = "answer in a word"

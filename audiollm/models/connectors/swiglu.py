@@ -8,6 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from audiollm.models.connectors.base import Sizes
 from audiollm.models.connectors.windows import WindowSettings, cut, num_windows
@@ -63,8 +64,8 @@ class SwiGLUConnector(nn.Module):
         return self.output(self.middle(F.silu(gate) * value)), kept_NK
 
 
-def rms_norm(width: int) -> nn.RMSNorm:
-    """A root-mean-square norm as Ultravox starts it."""
-    norm = nn.RMSNorm(width, eps=1e-6)
+def rms_norm(width: int) -> LlamaRMSNorm:
+    """A root-mean-square norm, in float32 whatever comes in, as Ultravox starts it."""
+    norm = LlamaRMSNorm(width, eps=1e-6)
     nn.init.constant_(norm.weight, NORM_START)
     return norm

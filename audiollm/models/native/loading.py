@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from audiollm.models.checkpoint import ADAPTER, MANIFEST, as_dtype, is_small_checkpoint, load_adapter, load_stored
+from audiollm.models.checkpoint import MANIFEST, as_dtype, is_small_checkpoint, load_adapters, load_stored
 from audiollm.models.configuration import PARTS
 from audiollm.models.freezing import part_of
 from audiollm.models.native.modeling import NativeAudioLLM, NativeConfig
@@ -116,8 +116,7 @@ def fill(
         load_stored(model, folder, stored)
     if scheme is not None and "llm" in stored:
         quantize_linears(model.model.language_model, scheme)
-    if (folder / ADAPTER).is_dir():
-        load_adapter(model, folder / ADAPTER)
+    load_adapters(model, folder)
     model.trained_parts = set(manifest["trained_parts"])
 
 

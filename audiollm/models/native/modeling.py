@@ -68,6 +68,8 @@ class NativeAudioLLM(NextTokenLoss, nn.Module):
     llm_prefix = LANGUAGE_MODEL
     peft_prefix = f"base_model.model.{LANGUAGE_MODEL.removeprefix(HOME)}"
     lora_config: Any = None
+    encoder_lora_config: Any = None
+    lora_scale: float = 1.0
     trained_parts: frozenset[str] | set[str] = frozenset()
 
     def __init__(self, config: NativeConfig, native: Any, silence: Features, silent_ids: Sequence[int]) -> None:
@@ -134,6 +136,7 @@ class NativeAudioLLM(NextTokenLoss, nn.Module):
 
     @generation_config.setter
     def generation_config(self, value: GenerationConfig) -> None:
+        """Give the model another one."""
         self.native.generation_config = value
 
     @property

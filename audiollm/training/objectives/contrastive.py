@@ -48,7 +48,7 @@ class Contrastive(WordsObjective):
     @classmethod
     def refusal(cls, settings: ContrastiveSettings, train: Collection[str]) -> str | None:
         """Its heads alone would learn where nothing trains before them."""
-        before = ("encoder", "connector")[: 1 + (settings.on == "connector")]
+        before = ("encoder", "encoder_lora", "connector")[: 2 + (settings.on == "connector")]
         if any(part in train for part in before):
             return None
         way_out = "" if settings.on == "connector" else ", or say `on: connector` where that trains"
