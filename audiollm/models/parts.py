@@ -14,13 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import check_connector
-from audiollm.models.encoders import (
-    ENCODERS,
-    SideBySide,
-    SideBySideConfig,
-    encoder_class,
-    encoder_of,
-)  # fmt: skip
+from audiollm.models.encoders import SideBySide, SideBySideConfig, encoder_class, encoder_of
 from audiollm.models.encoders.loading import tower_config
 from audiollm.models.encoders.registry import CLASS, names_itself
 from audiollm.models.listening import LISTENING, ListeningSettings
@@ -105,7 +99,7 @@ def build_encoder(spec: EncoderSpec, dtype: torch.dtype) -> tuple[Any, dict[str,
     if checkpoint is None:
         config = encoder_on_paper(spec)
         return encoder_of(config.to_dict())(config).to(dtype), None
-    tower = class_of_checkpoint(spec)[0].load(checkpoint, spec.get("revision")).to(dtype)
+    tower = class_of_checkpoint(spec).load(checkpoint, spec.get("revision")).to(dtype)
     say_how_to_listen(tower.config, spec)
     return tower, base_of(spec, tower)
 
@@ -116,7 +110,7 @@ def encoder_on_paper(spec: EncoderSpec) -> Any:
         return SideBySideConfig(encoders=[encoder_on_paper(one) for one in spec])
     spec = as_mapping(spec)
     if spec.get("checkpoint") is not None:
-        config = class_of_checkpoint(spec)[1]
+        config = config_of_checkpoint(spec)
     elif spec.get("config"):
         config = encoder_class(spec.get("name") or "whisper").config_class(**spec["config"])
     else:
@@ -125,16 +119,23 @@ def encoder_on_paper(spec: EncoderSpec) -> Any:
     return config
 
 
-def class_of_checkpoint(spec: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The encoder class for a checkpoint, and the config that it finds there: by its name, or by what it is."""
+def class_of_checkpoint(spec: Mapping[str, Any]) -> Any:
+    """The encoder class for a checkpoint: by its name, or by what it is."""
+    name = spec.get("name")
+    if name is not None and not names_itself(name):
+        return encoder_class(name)
+    return encoder_class(config_of_checkpoint(spec).model_type)
+
+
+def config_of_checkpoint(spec: Mapping[str, Any]) -> Any:
+    """The encoder's config that a checkpoint has."""
     checkpoint, revision, name = str(spec["checkpoint"]), spec.get("revision"), spec.get("name")
     if name is not None and not names_itself(name):
-        cls = encoder_class(name)
-        return cls, cls.config_class.from_pretrained(checkpoint, revision=revision or "main")
+        return encoder_class(name).config_class.from_pretrained(checkpoint, revision=revision or "main")
     config = tower_config(checkpoint, revision)
     if name not in (None, config.model_type):
         raise ValueError(f"model.encoder: {checkpoint} is a {config.model_type}, not a {name}; leave `name` out")
-    return ENCODERS[config.model_type], config
+    return config
 
 
 def say_how_to_listen(config: Any, spec: Mapping[str, Any]) -> None:

@@ -127,8 +127,8 @@ def test_clips_under_a_mask_are_encoded_as_clips_one_after_another(name):
 def test_the_number_of_frames_is_known_without_weights(name, listening):
     ours, _ = pair(name, **listening)
     config = ours.config.to_dict()
-    edges = [edge + d for edge in (2_800, RATE, AST_WINDOW, 2 * RATE) for d in (-1, 0, 1, 639)]
-    lengths = [1, 160, 321, 640, 800, 959, 961, 1_280, 5_000, *edges]
+    edges = [edge + d for edge in (2_800, RATE, AST_WINDOW) for d in (-1, 0, 1)]
+    lengths = [1, 321, 640, 959, 961, 1_280, 5_000, *edges, 2 * RATE + 1]
     heard = frames_of(ours, [np.full(length, 0.1, np.float32) for length in lengths])
     if not listening:
         lengths.append(25 * RATE)
@@ -466,7 +466,7 @@ def test_a_model_with_a_tower_from_a_folder_is_saved_and_loaded(name, tmp_path):
     )  # fmt: skip
     heard = built.model.model.audio_tower
     assert frames_of(heard, CLIPS[2:3])[0].shape[1] == sum(ENCODERS[name].sections(heard.config.to_dict()))
-    for trained in (set(), {"encoder"}):  # by name, or with its weights in the checkpoint
+    for trained in [set(), {"encoder"}][: 2 if name == AST else 1]:  # by name, or with its weights in the checkpoint
         save_checkpoint(built.model, built.processor, tmp_path / "saved", trained=trained)
         again = load_small_checkpoint(tmp_path / "saved").model.audio_tower
         for one, other in zip(frames_of(again, CLIPS[2:]), frames_of(heard, CLIPS[2:]), strict=True):

@@ -17,13 +17,14 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import ClapAudioConfig, ClapAudioModel
 from transformers.audio_utils import mel_filter_bank
 
 from audiollm.models.encoders.base import SAMPLING_RATE, caught, frames_mask
 from audiollm.models.encoders.loading import FRONT_END, front_end, load_tower
 from audiollm.models.encoders.patches import PatchEncoder
+from audiollm.models.encoders.pretrained import SteadyEncoder
 from audiollm.models.encoders.resampling import upsampled
 from audiollm.models.settings import Settings
 
@@ -49,16 +50,17 @@ class ClapFrontEnd(Settings):
     """What fills a window: whole repetitions and then zeros, repetitions alone, or zeros alone."""
 
 
-class ClapTower(PatchEncoder, ClapAudioModel):
-    """Waveforms [N, L] at 16 kHz to frames [N, T, C] at 3.2 Hz; equals transformers' model on each window.
+class ClapTower(PatchEncoder, SteadyEncoder, ClapAudioModel):
+    """CLAP's audio tower (HTSAT): 3.2 frames a second.
 
-    Where transformers' extractor takes one clip of a batch at random to be longer than it is, for the fused models,
-    none is here. A tapped layer is a stage of the Swin transformer, averaged to the grid of the last one.
+    Waveforms [N, L] at 16 kHz to frames [N, T, C]; equals transformers' model on each window. Where its extractor takes
+    one clip of a batch at random to be longer than it is, for the fused models, none is here. A tapped layer is a stage
+    of the Swin transformer, averaged to the grid of the last one.
     """
 
     config_class = ClapAudioConfig
     FrontEnd = ClapFrontEnd
-    _keys_to_ignore_on_load_unexpected = (r"^(audio|text)_(model|projection)\.", r"^logit_scale_")
+    _keys_to_ignore_on_load_unexpected: Any = (r"^(audio|text)_(model|projection)\.", r"^logit_scale_")
 
     def __init__(self, config: ClapAudioConfig) -> None:
         super().__init__(config)
@@ -109,14 +111,6 @@ class ClapTower(PatchEncoder, ClapAudioModel):
         """The tower of a checkpoint by hub name or folder, without its text tower."""
         return load_tower(cls, checkpoint, revision, within="audio_model")
 
-    def train(self, mode: bool = True) -> "ClapTower":
-        """Training mode; batch norms keep the statistics that they have, or a clip would hear its neighbours."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self
-
     def hear(self, windows_ML: Tensor, lengths_M: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """Windows to spectrograms to grids to frames."""
         sizes = self.config.to_dict()
@@ -125,7 +119,8 @@ class ClapTower(PatchEncoder, ClapAudioModel):
         is_longer_M = torch.zeros(len(mel_M1UF), dtype=torch.bool, device=mel_M1UF.device)
         with caught(self.audio_encoder.layers, taps) as found:
             end_MCBT = self.audio_encoder(mel_M1UF, is_longer=is_longer_M).last_hidden_state
-        grids = [unstacked(found[tap], chunks(sizes), end_MCBT.shape[2:]) for tap in taps] or [end_MCBT]
+        B, T = end_MCBT.shape[2:]
+        grids = [unstacked(found[tap], chunks(sizes), (B, T)) for tap in taps] or [end_MCBT]
         frames_M = (-(-lengths_M // self.stride(sizes))).clamp(max=self.max_frames(sizes))
         longest = int(frames_M.max())
         states = [self.framed(grid_MCBT.permute(0, 3, 2, 1)[:, :longest]) for grid_MCBT in grids]
@@ -140,8 +135,11 @@ class ClapTower(PatchEncoder, ClapAudioModel):
         waves_ML = upsampled(waves_ML * frames_mask(lengths_M1[:, 0], window), factor)
         time_L = torch.arange(window * factor, device=waves_ML.device)
         period_M1 = lengths_M1 * factor
-        times = {"pad": 1, "repeatpad": window * factor // period_M1, "repeat": window * factor}[self.front_end.padding]
-        return waves_ML.gather(1, time_L % period_M1) * (time_L < times * period_M1)
+        repeated_ML = waves_ML.gather(1, time_L % period_M1)
+        if self.front_end.padding == "repeat":
+            return repeated_ML
+        times_M1 = window * factor // period_M1 if self.front_end.padding == "repeatpad" else 1
+        return repeated_ML * (time_L < times_M1 * period_M1)
 
     def spectrogram(self, waves_ML: Tensor) -> Tensor:
         """What `ClapFeatureExtractor` makes of full windows: [M, U, F] in decibels."""
@@ -170,11 +168,11 @@ def stage_width(config: Mapping[str, Any], stage: int) -> int:
     return int(config["patch_embeds_hidden_size"]) << min(stage, len(config["depths"]) - 1)
 
 
-def unstacked(patches_MGC: Tensor, num_chunks: int, shape: Sequence[int]) -> Tensor:
+def unstacked(patches_MGC: Tensor, num_chunks: int, shape: tuple[int, int]) -> Tensor:
     """A stage's patches in the order of time: [M, C, B, T], averaged to the bands and frames of the last stage."""
     side = round(patches_MGC.shape[1] ** 0.5)
     image_MCKBT = patches_MGC.transpose(1, 2).unflatten(2, (num_chunks, side // num_chunks, side))
-    return F.adaptive_avg_pool2d(image_MCKBT.transpose(2, 3).flatten(3), tuple(shape))
+    return F.adaptive_avg_pool2d(image_MCKBT.transpose(2, 3).flatten(3), shape)
 
 
 @lru_cache

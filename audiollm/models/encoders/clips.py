@@ -83,9 +83,7 @@ def through_layers(
     return run_layers(layers, norm, x_MTC, attention_mask, taps)
 
 
-def run_layers(
-    layers: Any, norm: Any, x_MTC: Tensor, mask: Tensor | None, taps: Sequence[int], **attention: Any
-) -> list[Tensor]:
+def run_layers(layers: Any, norm: Any, x_MTC: Tensor, mask: Any, taps: Sequence[int], **attention: Any) -> list[Tensor]:
     """The layers one after another."""
     heard = {}
     for number, layer in enumerate(layers[: max(taps, default=None)], 1):

@@ -59,6 +59,7 @@ def around(cls: Any, config: Any, weights: Mapping[str, torch.Tensor]) -> Any:
     with torch.device("meta"):
         encoder = cls(config)
     encoder.load_state_dict(weights, assign=True)
+    assert not any(tensor.is_meta for tensor in (*encoder.parameters(), *encoder.buffers()))
     return encoder.eval()
 
 

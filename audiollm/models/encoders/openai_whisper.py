@@ -39,13 +39,13 @@ class OpenAIWhisperConfig(WhisperConfig):
     """Whisper's config, read from the sizes that stand in a checkpoint of the package."""
 
     @classmethod
-    def from_pretrained(cls, checkpoint: Any, **_: Any) -> "OpenAIWhisperConfig":
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *_: Any, **__: Any) -> "OpenAIWhisperConfig":
         """The config of a name or a file; a revision means nothing here."""
-        return config_of(read(str(checkpoint))[0])
+        return config_of(read(str(pretrained_model_name_or_path))[0])
 
 
 class OpenAIWhisperEncoder(WhisperAudioEncoder):
-    """The same encoder, filled from a checkpoint of the `whisper` package."""
+    """Whisper out of a checkpoint of OpenAI's `whisper` package, by name or as a .pt file."""
 
     config_class = OpenAIWhisperConfig
 

@@ -30,7 +30,7 @@ class PooledWhisper(WhisperLayers):
     """
 
     silence = 2  # mel frames that the two convolutions of a clip's last frame reach beyond its end
-    _keys_to_ignore_on_load_unexpected = (
+    _keys_to_ignore_on_load_unexpected: Any = (
         r"^(model\.)?language_model\.",
         r"^(model\.)?multi_modal_projector\.",
         "lm_head",
@@ -73,13 +73,13 @@ def averaged(frames_MTC: Tensor, mask_MT: Tensor) -> Tensor:
 
 
 class Qwen2AudioTower(PooledWhisper, Qwen2AudioEncoder):
-    """Qwen2-Audio's."""
+    """Qwen2-Audio's tower: 25 frames a second."""
 
     config_class = Qwen2AudioEncoderConfig
 
 
 class AudioFlamingo3Tower(PooledWhisper, AudioFlamingo3Encoder):
-    """Audio Flamingo 3's."""
+    """Audio Flamingo 3's tower: 25 frames a second."""
 
     config_class = AudioFlamingo3EncoderConfig
 

@@ -67,7 +67,7 @@ class SteadyEncoder(WaveformEncoder):
         library.train(mode)
         modules: Any = self
         for module in modules.modules():
-            if isinstance(module, nn.BatchNorm1d):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.eval()
         return self
 

@@ -43,7 +43,11 @@ class ASTFrontEnd(Settings):
 
 
 class ASTAudioEncoder(PatchEncoder, ASTModel):
-    """Waveforms [N, L] at 16 kHz to frames [N, T, C] at 10 Hz; equals transformers' model at the full window."""
+    """The Audio Spectrogram Transformer (AST): 10 frames a second.
+
+    Waveforms [N, L] at 16 kHz to frames [N, T, C]; equals transformers' model at the full window. The last mel frames,
+    if they do not fill a patch, are in no frame, as there.
+    """
 
     config_class = ASTConfig
     FrontEnd = ASTFrontEnd

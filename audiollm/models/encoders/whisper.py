@@ -36,6 +36,7 @@ class WhisperLayers(WaveformEncoder):
     embed_positions: Any
     layers: Any
     layer_norm: Any
+    training: bool
 
     def __init__(self, config: Any) -> None:
         library: Any = super()
@@ -93,7 +94,7 @@ class WhisperAudioEncoder(WhisperLayers, WhisperEncoder):
     """
 
     config_class = WhisperConfig
-    _keys_to_ignore_on_load_unexpected = (r"^decoder\.", r"^model\.decoder\.", r"^proj_out\.")
+    _keys_to_ignore_on_load_unexpected: Any = (r"^decoder\.", r"^model\.decoder\.", r"^proj_out\.")
 
     @classmethod
     def load(cls, checkpoint: str, revision: str | None = None) -> Any:
