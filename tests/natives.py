@@ -254,8 +254,8 @@ ON_DISK = KINDS[:6]
 """Those whose processor can be saved here."""
 
 
-def whole(kind, seed=0):
-    """A model of transformers with random weights, and its own processor."""
+def whole(kind, seed=0, **changes):
+    """A model of transformers with random weights, and its own processor; `changes` are of its language model."""
     torch.manual_seed(seed)
     tokens = words(kind)
     processor = processor_of(kind, tokens)
@@ -264,7 +264,7 @@ def whole(kind, seed=0):
     model_type = parts.pop("text", None)
     if model_type:
         parts["text_config"] = {"model_type": model_type, **TEXT}
-    parts["text_config"] |= text
+    parts["text_config"] |= text | changes
     audio = tokens.convert_tokens_to_ids(processor.audio_token)
     if "omni" in kind:
         parts["vision_start_token_id"] = tokens.convert_tokens_to_ids("<|vb|>")
@@ -284,9 +284,9 @@ def native(kind, seed=0) -> Built:
     return Built(loading.wrapped(config, model, own), own)
 
 
-def save(kind, folder, seed=0):
+def save(kind, folder, seed=0, **changes):
     """The same as it comes from a hub."""
-    model, processor = whole(kind, seed)
+    model, processor = whole(kind, seed, **changes)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

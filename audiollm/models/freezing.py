@@ -68,6 +68,8 @@ def add_lora(
     """Add LoRA to the language model alone; ValueError if it has one, or no module matches the targets."""
     if has_lora(model):
         raise ValueError("the language model has LoRA already; merge it first")
+    if model.llm_prefix.startswith(HOME) and (found := matching_layers(model, target_modules)):
+        target_modules = sorted(found)  # PEFT alone would rename some, and look for them in the experts of a layer
     scale: Any = alpha  # PEFT says int, and takes any number
     config = LoraConfig(r=r, lora_alpha=scale, lora_dropout=dropout, target_modules=target_modules, bias="none")
     attach_lora(model, config)

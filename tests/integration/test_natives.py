@@ -10,10 +10,10 @@ import pytest
 import torch
 import transformers
 import yaml
-from natives import KINDS, ON_DISK, VOXTRAL, native, save
+from natives import KINDS, ON_DISK, VOXTRAL, native, processor_of, save, words
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny import RATE, checksum, tone, tones, write_tones
+from tiny import RATE, tone, tones, write_tones
 
 from audiollm.conversation import AudioPart, Message, Row, TextPart, row_to_dict
 from audiollm.data.collate import Collator
@@ -24,10 +24,10 @@ from audiollm.models.chunked_loss import IGNORE_INDEX
 from audiollm.models.configuration import PARTS
 from audiollm.models.freezing import add_lora, part_of, select_trainable
 from audiollm.models.native.loading import load_native
-from audiollm.models.native.processing import TOKENS
+from audiollm.models.native.processing import TOKENS, NativeProcessor
 from audiollm.models.native.table import NATIVES, support_table
 from audiollm.recipe import load_recipe
-from audiollm.training import run_recipe, stages
+from audiollm.training import run_recipe
 from audiollm.training.dry_run import dry_run
 from audiollm.training.kernels import prepare_attention
 
@@ -280,53 +280,88 @@ def test_each_part_trains_alone_and_every_parameter_of_it_can(models, kind):
     assert {part_of(name) for name, _ in model.named_parameters()} <= {*PARTS, "rest"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_lora_is_on_the_language_model_alone_and_a_checkpoint_holds_no_more_than_was_trained(
-    kind, tmp_path, monkeypatch
-):
-    built = native(kind)
-    if kind in ON_DISK:
-        save(kind, tmp_path / "base")
-        built = load_native(tmp_path / "base")
-    frozen = checksum(built.model, lambda name: part_of(name) in ("encoder", "llm", "rest"))
-    add_lora(built.model, r=2, alpha=4)
-    select_trainable(built.model, ["connector", "lora"])
-    optimizer = torch.optim.AdamW([p for p in built.model.parameters() if p.requires_grad], lr=0.05)
-    for _ in range(2):
-        loss_and_gradients(built.model, batch_of(built, ROWS[:3]), 10)
-        optimizer.step()
-    assert {part_of(name) for name, p in built.model.named_parameters() if p.requires_grad} == {"connector", "lora"}
-    renamed = {
-        name.replace(".base_layer", ""): t for name, t in built.model.state_dict().items() if ".lora_" not in name
-    }
-    holder = torch.nn.Module()
-    holder.state_dict = lambda: renamed
-    assert checksum(holder, lambda name: part_of(name) in ("encoder", "llm", "rest")) == frozen
-    save_checkpoint(built.model, built.processor, tmp_path / "saved", trained={"connector"})
-    assert {part_of(name) for name in load_file(tmp_path / "saved" / "model.safetensors")} == {"connector"}
+def from_folder(kind, folder, monkeypatch, **settings):
+    """A public checkpoint in a folder, loaded; the processor of some kinds cannot lie in one here."""
+    save(kind, folder, **settings)
     if kind not in ON_DISK:
-        return
-    again = load_native(tmp_path / "saved")
-    prompts = [one.prompt for one in ROWS[:3]]
-    before, after = (
-        [answer.text for answer in Listener(each.model, each.processor).answer(prompts, max_new_tokens=6)]
-        for each in (built, again)
-    )
-    assert before == after and again.model.trained_parts == {"connector"}
-    assert_plain_peft_reads(tmp_path / "saved", built)
+        own = NativeProcessor(processor_of(kind, words(kind)), NATIVES[kind])
+        monkeypatch.setattr(NativeProcessor, "from_pretrained", lambda *_: own)
+    return load_native(folder)
 
 
-def assert_plain_peft_reads(folder, built):
-    """The adapter on the model of transformers, with what else was trained: the same logits."""
-    own = load_native(folder.parent / "base").model
-    own.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-    plain = PeftModel.from_pretrained(own.native, folder / "adapter")
+def train(built, rows=ROWS[:3], steps=2):
+    """Some steps on what is trainable; the loss of each."""
+    optimizer = torch.optim.AdamW([p for p in built.model.parameters() if p.requires_grad], lr=0.05)
+    losses = []
+    for _ in range(steps):
+        losses.append(float(loss_and_gradients(built.model, batch_of(built, rows), 10)[0]))
+        optimizer.step()
+    return losses
+
+
+def logits_of(model, built):
+    """Of a prompt with a clip, by ours or by the library's forward."""
     found = built.processor.collate_prompts([(ROWS[0].prompt, [CLIPS[0]])])
-    flat = {name: tensor for name, tensor in found["features"][0].items() if name != TOKENS}
+    ids, mask = found["input_ids"], found["attention_mask"]
     with torch.no_grad():
-        expected = built.model.eval()(found["input_ids"], found["features"], found["attention_mask"]).logits
-        logits = plain(input_ids=found["input_ids"], attention_mask=found["attention_mask"], **flat).logits
-    assert torch.allclose(logits, expected, atol=1e-4)
+        if model is built.model:
+            return model.eval()(ids, found["features"], mask).logits
+        flat = {name: tensor for name, tensor in found["features"][0].items() if name != TOKENS}
+        return model.eval()(input_ids=ids, attention_mask=mask, **flat).logits
+
+
+def assert_plain_peft_reads(folder, kind, built):
+    """The adapter on the model of transformers, with what else was trained, gives the same logits without our code."""
+    own = getattr(transformers, NATIVES[kind].model_class).from_pretrained(folder.parent / "base")
+    tensors = load_file(folder / "model.safetensors")
+    own.load_state_dict({name.removeprefix("native."): tensor for name, tensor in tensors.items()}, strict=False)
+    plain = PeftModel.from_pretrained(own, folder / "adapter")
+    assert torch.allclose(logits_of(plain, built), logits_of(built.model, built), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("qwen2_audio", "voxtral")])
+def test_lora_is_on_the_language_model_alone_and_a_checkpoint_holds_what_was_trained(kind, tmp_path, monkeypatch):
+    built = from_folder(kind, tmp_path / "base", monkeypatch)
+    model = built.model
+    add_lora(model, r=2, alpha=4)
+    select_trainable(model, ["connector", "lora"])
+    before = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+    train(built)
+    assert {part_of(name) for name, p in model.named_parameters() if p.requires_grad} == {"connector", "lora"}
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters() if name in before)
+    save_checkpoint(model, built.processor, tmp_path / "saved", trained={"connector"})
+    assert {part_of(name) for name in load_file(tmp_path / "saved" / "model.safetensors")} == {"connector"}
+    again = load_native(tmp_path / "saved")
+    assert torch.equal(logits_of(again.model, again), logits_of(model, built))
+    assert again.model.trained_parts == {"connector"}
+    assert_plain_peft_reads(tmp_path / "saved", kind, built)
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "int8"])
+def test_lora_trains_on_a_language_model_in_few_bits(scheme, tmp_path, monkeypatch):
+    from_folder("qwen2_audio", tmp_path / "base", monkeypatch, hidden_size=64, intermediate_size=64)
+    built = load_native(tmp_path / "base", quantize=scheme)
+    add_lora(built.model, r=2, alpha=4)
+    with pytest.raises(ValueError, match="which cannot train"):
+        select_trainable(built.model, ["llm"])
+    select_trainable(built.model, ["connector", "lora"])
+    first, *_, last = train(built, steps=6)
+    assert last < first
+    save_checkpoint(built.model, built.processor, tmp_path / "saved", trained={"connector"})
+    again = load_native(tmp_path / "saved")
+    assert (
+        again.model.config.quantize == scheme
+        and again.model.config.bases == load_native(tmp_path / "base").model.config.bases
+    )
+    assert torch.equal(logits_of(again.model, again), logits_of(built.model, built))
+
+
+def test_parts_that_never_train_can_be_held_in_bfloat16_and_the_model_answers(tmp_path, monkeypatch):
+    from_folder("qwen2_audio", tmp_path / "base", monkeypatch)
+    built = load_native(tmp_path / "base", in_bfloat16=["encoder", "llm"])
+    types = {part_of(name): p.dtype for name, p in built.model.named_parameters()}
+    assert types == {"encoder": torch.bfloat16, "connector": torch.float32, "llm": torch.bfloat16}
+    assert next(Listener(built.model, built.processor).answer([ROWS[0].prompt], max_new_tokens=2)).num_new_tokens <= 2
 
 
 def test_a_base_of_other_weights_is_refused(tmp_path):
@@ -412,11 +447,11 @@ def corpus(folder):
 
 def recipe_of(folder, base, rows, *overrides, **model):
     """Two stages on a model of transformers: the connector, then LoRA with it."""
-    trainer = {"max_steps": 2, "per_device_train_batch_size": 4, "save_steps": 1, "learning_rate": 0.01}
+    trainer = {"max_steps": 2, "per_device_train_batch_size": 4, "save_steps": 2, "learning_rate": 0.05}
     data = {"train": [rows], "validation": [rows]}
     align = {"train": ["connector"], "objectives": {"language_modeling": 1}, "data": data, "trainer": trainer}
     slower = {name: value for name, value in trainer.items() if name != "learning_rate"}
-    tune = {**align, "train": {"connector": 0.001, "lora": 0.01}, "trainer": slower}
+    tune = {**align, "train": {"connector": 0.01, "lora": 0.05}, "trainer": slower, "lora": {"r": 2}}
     written = {
         "name": "native", "output": str(folder / "run"), "model": {"checkpoint": str(base), **model},
         "stages": {"align": align, "tune": tune},
@@ -432,17 +467,21 @@ def test_a_recipe_that_names_a_model_of_transformers_trains_it_and_its_checkpoin
     dry_run(recipe)
     told = capsys.readouterr().out
     assert "memory of a device" in told and "audio tokens]" in told and "supervised" in told
-    last = run_recipe(recipe)
+    said = []
+
+    def sample(model, processor, rows):
+        prompts.extend(one.prompt for one in rows[:2])
+        said.append([answer.text for answer in Listener(model, processor).answer(prompts[:2], max_new_tokens=4)])
+
+    prompts = []
+    last = run_recipe(recipe, sample=sample)
     record = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
     assert [stage["steps"] for stage in record.values()] == [2, 2]
-    size = sum(file.stat().st_size for file in last.glob("*.safetensors"))
-    assert size < (base / "model.safetensors").stat().st_size / 4
+    stored = sum(file.stat().st_size for file in last.rglob("*.safetensors"))
+    assert stored < (base / "model.safetensors").stat().st_size / 4
     listener = load(tmp_path / "run")
+    assert [answer.text for answer in listener.answer(prompts[:2], max_new_tokens=4)] == said[-1] != said[0]
     assert listener.processor.system_prompt == SYSTEM and listener.model.trained_parts == {"connector"}
-    trained = stages.load_built(last)
-    prompts = [one.prompt for one in ROWS[:2]]
-    answers = list(listener.answer(prompts, max_new_tokens=4))
-    assert answers == list(Listener(trained.model, trained.processor).answer(prompts, max_new_tokens=4))
     assert run_recipe(recipe) == last and "done already" in capsys.readouterr().out
 
 
