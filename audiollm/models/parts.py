@@ -25,10 +25,10 @@ Spec = str | Mapping[str, Any]
 
 @dataclass
 class Built:
-    """A model and the processor that belongs to it."""
+    """A model and the processor that belongs to it: ours, or those around a model that transformers has itself."""
 
-    model: AudioLLMForConditionalGeneration
-    processor: AudioLLMProcessor
+    model: Any
+    processor: Any
 
 
 def build(
