@@ -91,8 +91,8 @@ def loss_and_gradients(model, batch, num_items):
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_near(found, expected, rounding=1e-4):
-    """Loss and gradients, relative to the largest gradient of each tensor."""
+def assert_near(found, expected, rounding=1e-3):
+    """Loss and gradients, relative to the largest gradient of each tensor: float32, through weights that are wide."""
     assert found[0] == pytest.approx(float(expected[0]), rel=1e-5)
     assert found[1].keys() == expected[1].keys()
     largest = max(float(gradient.abs().max()) for gradient in expected[1].values())
@@ -241,7 +241,7 @@ def test_questions_that_share_their_clip_learn_as_separate_rows_do(kind):
     separate, shared = batch_of(built, ROWS), batch_of(built, ROWS, share=True)
     assert len(shared["features"]) == 2 < len(separate["features"]) == 3
     num_items = num_supervised(separate)
-    assert_near(loss_and_gradients(model, shared, num_items), loss_and_gradients(model, separate, num_items), 1e-3)
+    assert_near(loss_and_gradients(model, shared, num_items), loss_and_gradients(model, separate, num_items))
 
 
 def test_a_model_that_was_not_shown_to_share_hears_each_question_alone_and_says_so(capsys):
@@ -358,10 +358,9 @@ def test_granites_own_adapter_is_the_lora_that_trains_on(tmp_path, monkeypatch):
     assert answers[0] == answers[1]
 
 
-@pytest.mark.parametrize("scheme", ["nf4", "int8"])
-def test_lora_trains_on_a_language_model_in_few_bits(scheme, tmp_path, monkeypatch):
-    from_folder("qwen2_audio", tmp_path / "base", monkeypatch, hidden_size=64, intermediate_size=64)
-    built = load_native(tmp_path / "base", quantize=scheme)
+def test_lora_trains_on_a_language_model_in_four_bits(tmp_path, monkeypatch):
+    bases = from_folder("qwen2_audio", tmp_path / "base", monkeypatch, hidden_size=64).model.config.bases
+    built = load_native(tmp_path / "base", quantize="nf4")
     add_lora(built.model, r=2, alpha=4)
     with pytest.raises(ValueError, match="which cannot train"):
         select_trainable(built.model, ["llm"])
@@ -370,10 +369,7 @@ def test_lora_trains_on_a_language_model_in_few_bits(scheme, tmp_path, monkeypat
     assert last < first
     save_checkpoint(built.model, built.processor, tmp_path / "saved", trained={"connector"})
     again = load_native(tmp_path / "saved")
-    assert (
-        again.model.config.quantize == scheme
-        and again.model.config.bases == load_native(tmp_path / "base").model.config.bases
-    )
+    assert again.model.config.quantize == "nf4" and again.model.config.bases == bases  # of the weights before that
     assert torch.equal(logits_of(again.model, again), logits_of(built.model, built))
 
 
