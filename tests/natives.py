@@ -58,6 +58,14 @@ VISION = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16
 CONV2D = {
     **WHISPER, "n_window": 50, "n_window_infer": 100, "downsample_hidden_size": 4, "output_dim": 32,
 }  # fmt: skip
+CONFORMER = {
+    "input_dim": MELS, "num_layers": 2, "hidden_dim": 16, "num_heads": 2, "output_dim": 6, "context_size": 20,
+    "max_pos_emb": 20, "conv_kernel_size": 3,
+}  # fmt: skip
+QFORMER = {
+    "model_type": "blip_2_qformer", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 32, "encoder_hidden_size": 16,
+}  # fmt: skip
 ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 
 
@@ -178,7 +186,7 @@ def processor_of(kind, tokens):
             chat_template=PLAIN,
         ),
     }
-    return made[kind]()
+    return made[kind.removesuffix("_plus")]()
 
 
 def sizes_of(kind):
@@ -205,16 +213,10 @@ def sizes_of(kind):
             "text": "llama",
         },
         "qwen3_asr": {"audio_config": {"model_type": "qwen3_asr_encoder", **CONV2D}, "text": "qwen3"},
-        "granite_speech": {
-            "encoder_config": {
-                "input_dim": MELS, "num_layers": 2, "hidden_dim": 16, "num_heads": 2, "output_dim": 6,
-                "context_size": 20, "max_pos_emb": 20, "conv_kernel_size": 3,
-            },
-            "projector_config": {
-                "model_type": "blip_2_qformer", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-                "intermediate_size": 32, "encoder_hidden_size": 16,
-            },
-            "text": "granite",
+        "granite_speech": {"encoder_config": CONFORMER, "projector_config": QFORMER, "text": "granite"},
+        "granite_speech_plus": {
+            "encoder_config": {**CONFORMER, "cat_hidden_layers": [0]},
+            "projector_config": {**QFORMER, "encoder_hidden_size": 32}, "text": "granite",
         },
         "qwen2_5_omni_thinker": {
             "audio_config": {"model_type": "qwen2_5_omni_audio_encoder", **WHISPER, "n_window": 10, "output_dim": 32},
@@ -236,7 +238,7 @@ def sizes_of(kind):
             },
             "text_config": {
                 "model_type": "gemma4_text", **TEXT, "vocab_size_per_layer_input": 400,
-                "hidden_size_per_layer_input": 8, "sliding_window": 512, "final_logit_softcapping": 5.0,
+                "hidden_size_per_layer_input": 8, "sliding_window": 9, "final_logit_softcapping": 5.0,
                 "layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 16,
             },
         },
@@ -248,14 +250,14 @@ VOXTRAL = transformers.VoxtralProcessor.audio_kwargs | {"pad_to_multiple_of": 2 
 """Settings of Voxtral's processor, which has them in its class, for windows of two seconds."""
 KINDS = [
     "qwen2_audio", "voxtral", "audioflamingo3", "musicflamingo", "glmasr", "qwen3_asr", "granite_speech",
-    "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "gemma4",
+    "granite_speech_plus", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "gemma4",
 ]  # fmt: skip
 ON_DISK = KINDS[:6]
 """Those whose processor can be saved here."""
 
 
-def whole(kind, seed=0):
-    """A model of transformers with random weights, and its own processor."""
+def whole(kind, seed=0, **changes):
+    """A model of transformers with random weights, and its own processor; `changes` are of its language model."""
     torch.manual_seed(seed)
     tokens = words(kind)
     processor = processor_of(kind, tokens)
@@ -264,7 +266,7 @@ def whole(kind, seed=0):
     model_type = parts.pop("text", None)
     if model_type:
         parts["text_config"] = {"model_type": model_type, **TEXT}
-    parts["text_config"] |= text
+    parts["text_config"] |= text | changes
     audio = tokens.convert_tokens_to_ids(processor.audio_token)
     if "omni" in kind:
         parts["vision_start_token_id"] = tokens.convert_tokens_to_ids("<|vb|>")
@@ -284,9 +286,9 @@ def native(kind, seed=0) -> Built:
     return Built(loading.wrapped(config, model, own), own)
 
 
-def save(kind, folder, seed=0):
+def save(kind, folder, seed=0, **changes):
     """The same as it comes from a hub."""
-    model, processor = whole(kind, seed)
+    model, processor = whole(kind, seed, **changes)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

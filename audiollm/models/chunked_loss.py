@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 IGNORE_INDEX = -100
 CHUNK_VALUES = 2**25
@@ -73,7 +73,7 @@ class _Chunked(torch.autograd.Function):
 class NextTokenLoss:
     """What a model with a vocabulary projection does with its hidden states: logits, and the loss where it learns."""
 
-    lm_head: nn.Module
+    lm_head: Any
     config: Any
 
     def project(self, hidden: Tensor) -> Tensor:

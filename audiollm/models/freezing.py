@@ -86,8 +86,11 @@ def add_lora(
     """
     if has_lora(model, part):
         raise ValueError(f"the {NAMES[part]} has LoRA already; merge it first")
-    if part == "encoder_lora" and model.llm_prefix.startswith(HOME):
-        raise ValueError("encoder_lora is for models that are put together here; train `encoder` of this one")
+    if model.llm_prefix.startswith(HOME):
+        if part == "encoder_lora":
+            raise ValueError("encoder_lora is for models that are put together here; train `encoder` of this one")
+        if found := matching_layers(model, target_modules):
+            target_modules = sorted(found)  # PEFT alone would rename some, and look for them in the experts of a layer
     scale: Any = alpha  # PEFT says int, and takes any number
     config = LoraConfig(r=r, lora_alpha=scale, lora_dropout=dropout, target_modules=target_modules, bias="none")
     attach_lora(model, config, part)

@@ -32,10 +32,10 @@ EncoderSpec = Spec | Sequence[Spec]
 
 @dataclass
 class Built:
-    """A model and the processor that belongs to it."""
+    """A model and the processor that belongs to it: ours, or those around a model that transformers has itself."""
 
-    model: AudioLLMForConditionalGeneration
-    processor: AudioLLMProcessor
+    model: Any
+    processor: Any
 
 
 def build(

@@ -113,6 +113,8 @@ def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLM
 
 def native_on_paper(folder: Path, recipe: Recipe) -> tuple[Any, Any]:
     """A model that transformers has itself, without weights, and its processor."""
+    model: Any
+    processor: Any
     model, processor = native_loading.on_paper(folder)
     attach_saved_adapters(model, folder)
     model.config.quantize = recipe.model.quantize or model.config.quantize
@@ -226,7 +228,9 @@ def describe_memory(
     held = memory.held(model, objectives, optim, in_bfloat16, model.config.quantize)
     state = sum(one.total for one in held.values())
     batch = int(stage.trainer.get("per_device_train_batch_size", 8))
-    activations = load and memory.activations(model, stage.trainer, load, in_bfloat16, model.config.quantize)
+    activations = None
+    if load is not None:
+        activations = memory.activations(model, stage.trainer, load, in_bfloat16, model.config.quantize)
     added = activations(batch) if activations else 0.0
     unit, size_of = ("GiB", GIB) if state + added >= GIB else ("MiB", MIB)
     console.print(held_table(f"stage {name} (memory in {unit})", held, size_of))

@@ -4,16 +4,18 @@ The oracle is the library: its processors, its forward, its generate, plain PEFT
 """
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
 import yaml
-from natives import KINDS, ON_DISK, VOXTRAL, native, save
-from peft import PeftModel
+from natives import KINDS, ON_DISK, VOXTRAL, native, processor_of, save, whole, words
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
-from tiny import RATE, checksum, tone, tones, write_tones
+from tiny import RATE, tone, tones, write_tones
 
 from audiollm.conversation import AudioPart, Message, Row, TextPart, row_to_dict
 from audiollm.data.collate import Collator
@@ -24,10 +26,10 @@ from audiollm.models.chunked_loss import IGNORE_INDEX
 from audiollm.models.configuration import PARTS
 from audiollm.models.freezing import add_lora, part_of, select_trainable
 from audiollm.models.native.loading import load_native
-from audiollm.models.native.processing import TOKENS
+from audiollm.models.native.processing import TOKENS, NativeProcessor
 from audiollm.models.native.table import NATIVES, support_table
 from audiollm.recipe import load_recipe
-from audiollm.training import run_recipe, stages
+from audiollm.training import run_recipe
 from audiollm.training.kernels import prepare_attention
 from audiollm.training.rehearsal import dry_run
 
@@ -89,8 +91,8 @@ def loss_and_gradients(model, batch, num_items):
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_near(found, expected, rounding=1e-4):
-    """Loss and gradients, relative to the largest gradient of each tensor."""
+def assert_near(found, expected, rounding=1e-3):
+    """Loss and gradients, relative to the largest gradient of each tensor: float32, through weights that are wide."""
     assert found[0] == pytest.approx(float(expected[0]), rel=1e-5)
     assert found[1].keys() == expected[1].keys()
     largest = max(float(gradient.abs().max()) for gradient in expected[1].values())
@@ -105,7 +107,7 @@ def assert_near(found, expected, rounding=1e-4):
 def own_inputs(kind, processor, question, clip):
     """What the model's own processor makes of a question to a clip."""
     content = [{"type": "audio"}, {"type": "text", "text": question}]
-    if kind == "granite_speech":  # whose templates take text alone
+    if kind.startswith("granite"):  # whose templates take text alone
         content = processor.audio_token + question
     asked = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
     text = processor.tokenizer.apply_chat_template(
@@ -239,11 +241,12 @@ def test_questions_that_share_their_clip_learn_as_separate_rows_do(kind):
     separate, shared = batch_of(built, ROWS), batch_of(built, ROWS, share=True)
     assert len(shared["features"]) == 2 < len(separate["features"]) == 3
     num_items = num_supervised(separate)
-    assert_near(loss_and_gradients(model, shared, num_items), loss_and_gradients(model, separate, num_items), 1e-3)
+    assert_near(loss_and_gradients(model, shared, num_items), loss_and_gradients(model, separate, num_items))
 
 
-def test_a_model_that_was_not_shown_to_share_hears_each_question_alone_and_says_so(models, capsys):
-    model = models("qwen2_5_omni_thinker").model
+def test_a_model_that_was_not_shown_to_share_hears_each_question_alone_and_says_so(capsys):
+    model = native("qwen2_audio").model
+    model.kind = replace(model.kind, shares_audio=False)
     prepare_attention(model.model.language_model, None, shares_audio=model.shares_audio)
     assert model.layout == "rows" and "not shown to be exact" in capsys.readouterr().out
 
@@ -275,58 +278,107 @@ def test_each_part_trains_alone_and_every_parameter_of_it_can(models, kind):
         _, gradients = loss_and_gradients(model, batch, 1)
         assert counts[part] > 0 and {part_of(name) for name in gradients} == {part}
         trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        without = {name for name in trained - gradients.keys() if "embed_tokens_per_layer" not in name}
-        assert not without or (kind == "granite_speech" and part == "encoder"), without
+        assert trained == gradients.keys()
     assert {part_of(name) for name, _ in model.named_parameters()} <= {*PARTS, "rest"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_lora_is_on_the_language_model_alone_and_a_checkpoint_holds_no_more_than_was_trained(
-    kind, tmp_path, monkeypatch
-):
-    built = native(kind)
-    if kind in ON_DISK:
-        save(kind, tmp_path / "base")
-        built = load_native(tmp_path / "base")
-    frozen = checksum(built.model, lambda name: part_of(name) in ("encoder", "llm", "rest"))
-    add_lora(built.model, r=2, alpha=4)
-    select_trainable(built.model, ["connector", "lora"])
-    optimizer = torch.optim.AdamW([p for p in built.model.parameters() if p.requires_grad], lr=0.05)
-    for _ in range(2):
-        loss_and_gradients(built.model, batch_of(built, ROWS[:3]), 10)
-        optimizer.step()
-    assert {part_of(name) for name, p in built.model.named_parameters() if p.requires_grad} == {"connector", "lora"}
-    renamed = {
-        name.replace(".base_layer", ""): t for name, t in built.model.state_dict().items() if ".lora_" not in name
-    }
-    holder = torch.nn.Module()
-    holder.state_dict = lambda: renamed
-    assert checksum(holder, lambda name: part_of(name) in ("encoder", "llm", "rest")) == frozen
-    save_checkpoint(built.model, built.processor, tmp_path / "saved", trained={"connector"})
-    assert {part_of(name) for name in load_file(tmp_path / "saved" / "model.safetensors")} == {"connector"}
+def from_folder(kind, folder, monkeypatch, **settings):
+    """A public checkpoint in a folder, loaded; the processor of some kinds cannot lie in one here."""
+    save(kind, folder, **settings)
     if kind not in ON_DISK:
-        return
-    again = load_native(tmp_path / "saved")
-    prompts = [one.prompt for one in ROWS[:3]]
-    before, after = (
-        [answer.text for answer in Listener(each.model, each.processor).answer(prompts, max_new_tokens=6)]
-        for each in (built, again)
-    )
-    assert before == after and again.model.trained_parts == {"connector"}
-    assert_plain_peft_reads(tmp_path / "saved", built)
+        own = NativeProcessor(processor_of(kind, words(kind)), NATIVES[kind])
+        monkeypatch.setattr(NativeProcessor, "from_pretrained", lambda *_: own)
+    return load_native(folder)
 
 
-def assert_plain_peft_reads(folder, built):
-    """The adapter on the model of transformers, with what else was trained: the same logits."""
-    own = load_native(folder.parent / "base").model
-    own.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-    plain = PeftModel.from_pretrained(own.native, folder / "adapter")
+def train(built, rows=ROWS[:3], steps=2):
+    """Some steps on what is trainable; the loss of each."""
+    optimizer = torch.optim.AdamW([p for p in built.model.parameters() if p.requires_grad], lr=0.05)
+    losses = []
+    for _ in range(steps):
+        losses.append(float(loss_and_gradients(built.model, batch_of(built, rows), 10)[0]))
+        optimizer.step()
+    return losses
+
+
+def logits_of(model, built):
+    """Of a prompt with a clip, by ours or by the library's forward."""
     found = built.processor.collate_prompts([(ROWS[0].prompt, [CLIPS[0]])])
-    flat = {name: tensor for name, tensor in found["features"][0].items() if name != TOKENS}
+    ids, mask = found["input_ids"], found["attention_mask"]
     with torch.no_grad():
-        expected = built.model.eval()(found["input_ids"], found["features"], found["attention_mask"]).logits
-        logits = plain(input_ids=found["input_ids"], attention_mask=found["attention_mask"], **flat).logits
-    assert torch.allclose(logits, expected, atol=1e-4)
+        if model is built.model:
+            return model.eval()(ids, found["features"], mask).logits
+        flat = {name: tensor for name, tensor in found["features"][0].items() if name != TOKENS}
+        return model.eval()(input_ids=ids, attention_mask=mask, **flat).logits
+
+
+def assert_plain_peft_reads(folder, kind, built):
+    """The adapter on the model of transformers, with what else was trained, gives the same logits without our code."""
+    own = getattr(transformers, NATIVES[kind].model_class).from_pretrained(folder.parent / "base")
+    tensors = load_file(folder / "model.safetensors")
+    own.load_state_dict({name.removeprefix("native."): tensor for name, tensor in tensors.items()}, strict=False)
+    plain = PeftModel.from_pretrained(own, folder / "adapter")
+    assert torch.allclose(logits_of(plain, built), logits_of(built.model, built), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("qwen2_audio", "voxtral")])
+def test_lora_is_on_the_language_model_alone_and_a_checkpoint_holds_what_was_trained(kind, tmp_path, monkeypatch):
+    built = from_folder(kind, tmp_path / "base", monkeypatch)
+    model = built.model
+    add_lora(model, r=2, alpha=4)
+    select_trainable(model, ["connector", "lora"])
+    before = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+    train(built, steps=1)
+    assert {part_of(name) for name, p in model.named_parameters() if p.requires_grad} == {"connector", "lora"}
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters() if name in before)
+    save_checkpoint(model, built.processor, tmp_path / "saved", trained={"connector"})
+    assert {part_of(name) for name in load_file(tmp_path / "saved" / "model.safetensors")} == {"connector"}
+    again = load_native(tmp_path / "saved")
+    assert torch.equal(logits_of(again.model, again), logits_of(model, built))
+    assert again.model.trained_parts == {"connector"}
+    if kind in ("audioflamingo3", "granite_speech", "qwen3_omni_moe_thinker"):
+        assert_plain_peft_reads(tmp_path / "saved", kind, built)
+
+
+def test_granites_own_adapter_is_the_lora_that_trains_on(tmp_path, monkeypatch):
+    model, processor = whole("granite_speech")
+    model.save_pretrained(tmp_path / "base")
+    model.add_adapter(LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    transformers.PreTrainedModel.save_pretrained(model, tmp_path / "base")  # the adapter alone, beside its base
+    own = NativeProcessor(processor, NATIVES["granite_speech"])
+    monkeypatch.setattr(NativeProcessor, "from_pretrained", lambda *_: own)
+    built = load_native(tmp_path / "base")
+    assert torch.allclose(logits_of(built.model, built), logits_of(model, built), atol=1e-5)
+    assert select_trainable(built.model, ["lora"])["lora"] > 0 and built.model.lora_config.lora_alpha == 8
+    train(built)
+    save_checkpoint(built.model, built.processor, tmp_path / "saved")
+    again = load_native(tmp_path / "saved")
+    assert torch.equal(logits_of(again.model, again), logits_of(built.model, built))
+    answers = [next(Listener(b.model, own).answer([ROWS[0].prompt], max_new_tokens=4)) for b in (built, again)]
+    assert answers[0] == answers[1]
+
+
+def test_lora_trains_on_a_language_model_in_four_bits(tmp_path, monkeypatch):
+    bases = from_folder("qwen2_audio", tmp_path / "base", monkeypatch, hidden_size=64).model.config.bases
+    built = load_native(tmp_path / "base", quantize="nf4")
+    add_lora(built.model, r=2, alpha=4)
+    with pytest.raises(ValueError, match="which cannot train"):
+        select_trainable(built.model, ["llm"])
+    select_trainable(built.model, ["connector", "lora"])
+    first, *_, last = train(built, steps=6)
+    assert last < first
+    save_checkpoint(built.model, built.processor, tmp_path / "saved", trained={"connector"})
+    again = load_native(tmp_path / "saved")
+    assert again.model.config.quantize == "nf4" and again.model.config.bases == bases  # of the weights before that
+    assert torch.equal(logits_of(again.model, again), logits_of(built.model, built))
+
+
+def test_parts_that_never_train_can_be_held_in_bfloat16_and_the_model_answers(tmp_path, monkeypatch):
+    from_folder("qwen2_audio", tmp_path / "base", monkeypatch)
+    built = load_native(tmp_path / "base", in_bfloat16=["encoder", "llm"])
+    types = {part_of(name): p.dtype for name, p in built.model.named_parameters()}
+    assert types == {"encoder": torch.bfloat16, "connector": torch.float32, "llm": torch.bfloat16}
+    assert next(Listener(built.model, built.processor).answer([ROWS[0].prompt], max_new_tokens=2)).num_new_tokens <= 2
 
 
 def test_a_base_of_other_weights_is_refused(tmp_path):
@@ -346,9 +398,9 @@ def test_answers_in_a_batch_are_those_of_one_prompt_at_a_time(models, kind):
     built = models(kind)
     listener = Listener(built.model, built.processor)
     prompts = [one.prompt for one in ROWS]
-    together = [answer.text for answer in listener.answer(prompts, max_new_tokens=5)]
-    assert together == [answer.text for answer in listener.answer(prompts, max_new_tokens=5, batch_size=1)]
-    assert "".join(listener.stream(prompts[0], max_new_tokens=5)).strip() == together[0]
+    together = [answer.text for answer in listener.answer(prompts, max_new_tokens=4)]
+    assert together == [answer.text for answer in listener.answer(prompts, max_new_tokens=4, batch_size=1)]
+    assert "".join(listener.stream(prompts[0], max_new_tokens=4)).strip() == together[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -412,11 +464,11 @@ def corpus(folder):
 
 def recipe_of(folder, base, rows, *overrides, **model):
     """Two stages on a model of transformers: the connector, then LoRA with it."""
-    trainer = {"max_steps": 2, "per_device_train_batch_size": 4, "save_steps": 1, "learning_rate": 0.01}
+    trainer = {"max_steps": 2, "per_device_train_batch_size": 4, "save_steps": 2, "learning_rate": 0.05}
     data = {"train": [rows], "validation": [rows]}
     align = {"train": ["connector"], "objectives": {"language_modeling": 1}, "data": data, "trainer": trainer}
     slower = {name: value for name, value in trainer.items() if name != "learning_rate"}
-    tune = {**align, "train": {"connector": 0.001, "lora": 0.01}, "trainer": slower}
+    tune = {**align, "train": {"connector": 0.01, "lora": 0.05}, "trainer": slower, "lora": {"r": 2}}
     written = {
         "name": "native", "output": str(folder / "run"), "model": {"checkpoint": str(base), **model},
         "stages": {"align": align, "tune": tune},
@@ -425,24 +477,31 @@ def recipe_of(folder, base, rows, *overrides, **model):
     return load_recipe(folder / "recipe.yaml", overrides)
 
 
-@pytest.mark.parametrize("kind", ["qwen2_audio", "voxtral"])
-def test_a_recipe_that_names_a_model_of_transformers_trains_it_and_its_checkpoint_answers(kind, tmp_path, capsys):
+@pytest.mark.parametrize(("kind", "stages"), [("qwen2_audio", ["align", "tune"]), ("voxtral", ["tune"])])
+def test_a_recipe_that_names_a_model_of_transformers_trains_it_and_its_checkpoint_answers(
+    kind, stages, tmp_path, capsys
+):
     base, rows = save(kind, tmp_path / "base"), corpus(tmp_path / "clips")
-    recipe = recipe_of(tmp_path, base, rows, system_prompt=SYSTEM)
+    left_out = [f"stages.{name}=null" for name in ("align", "tune") if name not in stages]
+    recipe = recipe_of(tmp_path, base, rows, *left_out, system_prompt=SYSTEM)
     dry_run(recipe)
     told = capsys.readouterr().out
     assert "memory of a device" in told and "audio tokens]" in told and "supervised" in told
-    last = run_recipe(recipe)
+    said = []
+
+    def sample(model, processor, rows):
+        asked = Listener(model, processor).answer([one.prompt for one in rows[:2]], max_new_tokens=4)
+        said.append(([one.prompt for one in rows[:2]], [answer.text for answer in asked]))
+
+    last = run_recipe(recipe, sample=sample)
     record = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
-    assert [stage["steps"] for stage in record.values()] == [2, 2]
-    size = sum(file.stat().st_size for file in last.glob("*.safetensors"))
-    assert size < (base / "model.safetensors").stat().st_size / 4
+    assert {name: stage["steps"] for name, stage in record.items()} == dict.fromkeys(stages, 2)
+    stored = sum(file.stat().st_size for file in last.rglob("*.safetensors"))
+    assert stored < (base / "model.safetensors").stat().st_size / 4
     listener = load(tmp_path / "run")
+    prompts, answers = said[-1]
+    assert [answer.text for answer in listener.answer(prompts, max_new_tokens=4)] == answers
     assert listener.processor.system_prompt == SYSTEM and listener.model.trained_parts == {"connector"}
-    trained = stages.load_built(last)
-    prompts = [one.prompt for one in ROWS[:2]]
-    answers = list(listener.answer(prompts, max_new_tokens=4))
-    assert answers == list(Listener(trained.model, trained.processor).answer(prompts, max_new_tokens=4))
     assert run_recipe(recipe) == last and "done already" in capsys.readouterr().out
 
 
@@ -458,7 +517,5 @@ def test_what_works_on_frames_of_our_encoders_is_refused(tmp_path):
         run_recipe(recipe)
 
 
-def test_the_table_for_the_docs_has_a_row_for_each_model():
-    lines = support_table().splitlines()
-    assert len(lines) == 2 + len({kind.title for kind in NATIVES.values()})
-    assert all(line.count("|") == lines[0].count("|") for line in lines)
+def test_the_table_of_the_readme_is_that_of_the_code():
+    assert support_table() in (Path(__file__).parents[2] / "README.md").read_text()

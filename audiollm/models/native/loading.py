@@ -15,7 +15,6 @@ import transformers
 from transformers import AutoConfig
 
 from audiollm.models.checkpoint import MANIFEST, as_dtype, is_small_checkpoint, load_adapters, load_stored
-from audiollm.models.configuration import PARTS
 from audiollm.models.freezing import part_of
 from audiollm.models.native.modeling import NativeAudioLLM, NativeConfig
 from audiollm.models.native.processing import NativeProcessor
@@ -99,7 +98,7 @@ def wrapped(config: NativeConfig, native: Any, processor: NativeProcessor) -> Na
 
 
 def fill(
-    model: NativeAudioLLM, folder: Path, manifest: Mapping[str, Any], dtype: torch.dtype, in_bfloat16: Collection[str]
+    model: Any, folder: Path, manifest: Mapping[str, Any], dtype: torch.dtype, in_bfloat16: Collection[str]
 ) -> None:
     """Put what was trained over the base, in the types that are asked for."""
     stored, scheme = manifest["stored_parts"], model.config.quantize
@@ -121,14 +120,14 @@ def fill(
 
 
 def on_paper(folder: Path) -> tuple[NativeAudioLLM, NativeProcessor]:
-    """The model without weights, and its processor."""
+    """The model without weights, and its processor; what a checkpoint holds itself is of no base."""
     is_ours = is_small_checkpoint(folder)
     own = NativeConfig.from_pretrained(folder).native_config if is_ours else AutoConfig.from_pretrained(folder)
     own = getattr(own, "thinker_config", own)
-    kind = NATIVES[own.model_type]
+    stored = json.loads((folder / MANIFEST).read_text())["stored_parts"] if is_ours else []
     with torch.device("meta"):
-        native = getattr(transformers, kind.model_class)(own)
+        native = getattr(transformers, NATIVES[own.model_type].model_class)(own)
     native.tie_weights()
     processor = NativeProcessor.from_pretrained(folder, own.model_type)
-    config = NativeConfig(native_config=own, bases={part: {} for part in PARTS})
-    return wrapped(config, native, processor), processor
+    bases: dict[str, Any] = {part: {} for part in ("encoder", "connector", "llm") if part not in stored}
+    return wrapped(NativeConfig(native_config=own, bases=bases), native, processor), processor

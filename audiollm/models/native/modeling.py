@@ -85,12 +85,12 @@ class NativeAudioLLM(NextTokenLoss, nn.Module):
     # parts, and what a trainer asks of a model
 
     @property
-    def model(self) -> Any:  # type: ignore[override]
+    def model(self) -> Any:
         """Encoder, connector and language model."""
         return self.native.model
 
     @property
-    def lm_head(self) -> Any:  # type: ignore[override]
+    def lm_head(self) -> Any:
         """The vocabulary projection."""
         return self.native.lm_head
 
@@ -134,11 +134,6 @@ class NativeAudioLLM(NextTokenLoss, nn.Module):
     def generation_config(self) -> GenerationConfig:
         """The model's own."""
         return self.native.generation_config
-
-    @generation_config.setter
-    def generation_config(self, value: GenerationConfig) -> None:
-        """Give the model another one."""
-        self.native.generation_config = value
 
     @property
     def all_tied_weights_keys(self) -> dict[str, str]:
@@ -213,8 +208,9 @@ class NativeAudioLLM(NextTokenLoss, nn.Module):
         inputs |= {"attention_mask": rows["attention_mask"], "position_ids": position_ids}
         if rows["branch_ids"] is not None:
             ids = (rows["clip_ids"], rows["branch_ids"], rows["position_ids"])
-            config, dtype = self.model.language_model.config, self.get_input_embeddings().weight.dtype
-            inputs["attention_mask"], blocks = packed(config, *ids, dtype, training=self.training)
+            embedding: Any = self.get_input_embeddings()
+            config = self.model.language_model.config
+            inputs["attention_mask"], blocks = packed(config, *ids, embedding.weight.dtype, training=self.training)
             inputs |= blocks
         return self.model(**inputs, use_cache=False).last_hidden_state
 
@@ -253,7 +249,7 @@ class NativeAudioLLM(NextTokenLoss, nn.Module):
         if generation.get("num_beams", 1) > 1 and "input_ids" in inputs and features:
             self.refuse_beams(input_ids, features)
         with self.one_type():  # Granite's own `generate` would switch its adapter off where it sees no features
-            ids_BS = GenerationMixin.generate(self.native, **inputs, attention_mask=attention_mask, **generation)
+            ids_BS: Any = GenerationMixin.generate(self.native, **inputs, attention_mask=attention_mask, **generation)
         return ids_BS if "input_ids" in inputs else torch.cat([input_ids, ids_BS], dim=1)
 
     def refuse_beams(self, input_ids: Tensor, features: Sequence[Features]) -> None:

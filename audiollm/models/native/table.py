@@ -110,17 +110,17 @@ WINDOWS = "in windows of 30 s"
 
 QWEN2_5_OMNI = Native(
     "Qwen2.5-Omni (thinker)", "Qwen2_5OmniThinkerForConditionalGeneration", "300 s", connector=("audio_tower.proj",),
-    clip_limit=of_window, shares_audio=False,
+    clip_limit=of_window,
 )  # fmt: skip
 QWEN3_OMNI = Native(
     "Qwen3-Omni (thinker)", "Qwen3OmniMoeThinkerForConditionalGeneration", ANY,
-    connector=("audio_tower.proj1", "audio_tower.proj2"), shares_audio=False, vectors=omni_vectors,
+    connector=("audio_tower.proj1", "audio_tower.proj2"), vectors=omni_vectors,
 )  # fmt: skip
 GRANITE: Mapping[str, Any] = {
     "longest": ANY, "encoder": "encoder", "connector": ("projector",), "vectors": granite_vectors,
 }  # fmt: skip
 GEMMA: Mapping[str, Any] = {
-    "longest": "30 s", "connector": ("embed_audio",), "clip_limit": thirty, "shares_audio": False,
+    "longest": "30 s", "connector": ("embed_audio",), "clip_limit": thirty,
 }  # fmt: skip
 
 NATIVES: dict[str, Native] = {
@@ -142,10 +142,10 @@ NATIVES: dict[str, Native] = {
     ),
     "glmasr": Native("GLM-ASR", "GlmAsrForConditionalGeneration", f"630 s, {WINDOWS}", clip_limit=of_processor),
     "granite_speech": Native("Granite Speech", "GraniteSpeechForConditionalGeneration", **GRANITE),
-    "granite_speech_plus": Native(
-        "Granite Speech Plus", "GraniteSpeechPlusForConditionalGeneration", **GRANITE, checked=False
+    "granite_speech_plus": Native("Granite Speech Plus", "GraniteSpeechPlusForConditionalGeneration", **GRANITE),
+    "gemma3n": Native(
+        "Gemma 3n", "Gemma3nForConditionalGeneration", **GEMMA, shares_audio=False, checked=False
     ),
-    "gemma3n": Native("Gemma 3n", "Gemma3nForConditionalGeneration", **GEMMA, checked=False),
     "gemma4": Native("Gemma 4", "Gemma4ForConditionalGeneration", **GEMMA),
 }  # fmt: skip
 """By `model_type`."""
