@@ -3,6 +3,8 @@
     audiollm export runs/quickstart --to out          LoRA lies beside the weights; transformers loads both (needs peft)
     audiollm export runs/quickstart --to out --merge  LoRA is added to the weights; nothing but them is needed
 
+An encoder's own LoRA is always added to its weights: a folder has one adapter.
+
 Not here: the code that travels (travelling.py), folders of native architectures (formats.py), the card (card.py).
 """
 
@@ -52,6 +54,8 @@ def export(
         refuse_other_architectures(AudioLLMConfig.from_pretrained(source), native, source)
     listener = load(source, device="cpu", dtype=dtype, quantize="none")
     model, processor = listener.model, listener.processor
+    if has_lora(model, "encoder_lora"):
+        merge_lora(model, "encoder_lora")
     if has_lora(model) and (merge or native is not None):
         merge_lora(model)
     if native is not None:
