@@ -17,6 +17,7 @@ from transformers.dynamic_module_utils import check_imports, get_imports, get_re
 from audiollm.conversation import AudioPart, Message, TextPart
 from audiollm.export.folder import export
 from audiollm.export.travelling import ENTRIES, MODEL, PROCESSOR, requirements, travelling_code
+from audiollm.inference import load
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora, part_of
 
@@ -174,6 +175,18 @@ def test_exported_folders_give_the_same_logits_and_answers_without_this_package(
         tolerance = 1e-5 * (largest if name in ("kept", "merged") else 1.0)
         torch.testing.assert_close(found[folder]["logits"], expected[name]["logits"], atol=tolerance, rtol=0)
         assert torch.equal(found[folder]["said"], expected[name]["said"])
+
+
+@torch.no_grad()
+def test_this_package_reads_its_exports_too(exported):
+    folders, expected = exported
+    for name in ("plain", "kept"):
+        listener = load(folders[name], device="cpu")
+        inputs = listener.processor.collate_prompts(list(prompts()))
+        largest = float(expected[name]["logits"].abs().max())
+        torch.testing.assert_close(
+            listener.model(**inputs).logits, expected[name]["logits"], atol=1e-5 * largest, rtol=0
+        )
 
 
 def test_the_code_that_travels_imports_its_siblings_and_what_is_named(exported):
