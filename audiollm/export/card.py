@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from audiollm.export.formats import Format
 from audiollm.recipe import Recipe, load_recipe
 
 USE = """\
@@ -106,10 +105,9 @@ def folder_card(source: Path, needs: Sequence[str]) -> str:
     return card(Told.read(source), USE + about, library="transformers", tags=["custom_code"])
 
 
-def native_card(source: Path, native: Format) -> str:
-    """The card of a folder of a native architecture."""
-    use = f"## Use\n\nA `{native.name}` folder, with no code of its own. Who reads it: {native.serves}.\n"
-    return card(Told.read(source), use, library="transformers", tags=[native.name])
+def native_card(source: Path, name: str, use: str) -> str:
+    """The card of a folder of a native architecture; `use` says who reads it."""
+    return card(Told.read(source), f"## Use\n\n{use}\n", library="transformers", tags=[name])
 
 
 def card(told: Told, use: str, *, library: str, tags: Sequence[str] = ()) -> str:
@@ -137,35 +135,41 @@ def bases_of(told: Told) -> list[Mapping[str, Any]]:
     return [one for base in told.bases.values() for one in base.get("several", [base])]
 
 
+def kinds(config: Mapping[str, Any]) -> dict[str, str]:
+    """Encoder, connector and language model in words; those of a model that transformers has itself are its own."""
+    if "connector_config" not in config:
+        name = (config.get("native_config") or config)["model_type"]
+        return dict.fromkeys(("encoder", "connector", "llm"), f"{name}'s own")
+    encoders = config["audio_config"].get("encoders") or [config["audio_config"]]
+    return {
+        "encoder": " and ".join(one["model_type"] for one in encoders),
+        "connector": config["connector_config"]["name"],
+        "llm": config["text_config"]["model_type"],
+    }
+
+
 def summary(told: Told) -> str:
     """One sentence."""
-    encoder, llm = encoder_kind(told.config["audio_config"]), told.config["text_config"]["model_type"]
-    connector = told.config["connector_config"]["name"]
     trained = f", trained in {number(len(told.stages), 'stage')}" if told.stages else ""
-    return f"An audio language model: {encoder} encoder, {connector} connector, {llm} language model{trained}."
+    words = ", ".join(f"{kind} {part}" for part, kind in kinds(told.config).items())
+    return f"An audio language model: {words.replace(' llm', ' language model')}{trained}."
 
 
 def parts(told: Told) -> str:
     """What it is made of."""
     trained = set(told.manifest.get("trained_parts", ()))
-    kinds = {
-        "encoder": encoder_kind(told.config["audio_config"]),
-        "connector": settings(told.config["connector_config"]),
-        "llm": told.config["text_config"]["model_type"],
-    }
+    named = kinds(told.config)
+    if "connector_config" in told.config:
+        named["connector"] = settings(told.config["connector_config"])
     if "lora" in trained:
-        kinds["lora"] = "adapters of the language model"
+        named["lora"] = "adapters of the language model"
     rows = []
-    for part, kind in kinds.items():
+    for part, kind in named.items():
         base = told.bases.get(part, {})
-        names = ", ".join(pinned(one) for one in base.get("several", [base])) if base else "no public checkpoint"
-        rows.append([part, kind, names if part in ("encoder", "llm") else "", "yes" if part in trained else "no"])
+        names = ", ".join(pinned(one) for one in base.get("several", [base])) if base else ""
+        rows.append([part, kind, names or ("no public checkpoint" if part in ("encoder", "llm") else "")])
+        rows[-1].append("yes" if part in trained else "no")
     return section("Parts", table(["part", "kind", "stands on", "trained"], rows))
-
-
-def encoder_kind(audio_config: Mapping[str, Any]) -> str:
-    """The family of the encoder, or of each where several hear."""
-    return " and ".join(one["model_type"] for one in audio_config.get("encoders") or [audio_config])
 
 
 def pinned(base: Mapping[str, Any]) -> str:

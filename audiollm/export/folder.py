@@ -3,6 +3,8 @@
     audiollm export runs/quickstart --to out          LoRA lies beside the weights; transformers loads both (needs peft)
     audiollm export runs/quickstart --to out --merge  LoRA is added to the weights; nothing but them is needed
 
+An encoder's own LoRA is always added to its weights: a folder has one adapter.
+
 Not here: the code that travels (travelling.py), folders of native architectures (formats.py), the card (card.py).
 """
 
@@ -23,6 +25,7 @@ from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.encoders.registry import CLASS
 from audiollm.models.freezing import adapted_layers, detach_lora, has_lora, merge_lora, part_of
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.native.loading import is_native
 from audiollm.models.processing import AudioLLMProcessor
 
 LANGUAGE_MODEL = "model.language_model."
@@ -45,16 +48,45 @@ def export(
     source = resolve_checkpoint(checkpoint)
     if (source / f"{MODEL.file}.py").is_file():
         raise ValueError(f"{source} is an export already; export the checkpoint that it was made from")
+    if is_native(source):
+        return export_as_it_was(source, to, format, dtype)
     if native is not None:
         refuse_other_architectures(AudioLLMConfig.from_pretrained(source), native, source)
     listener = load(source, device="cpu", dtype=dtype, quantize="none")
     model, processor = listener.model, listener.processor
+    if has_lora(model, "encoder_lora"):
+        merge_lora(model, "encoder_lora")
     if has_lora(model) and (merge or native is not None):
         merge_lora(model)
     if native is not None:
         whole(to, lambda folder: write_native(model, processor, native, folder, source))
     else:
         whole(to, lambda folder: write_folder(model, processor, folder, source))
+    return to
+
+
+def export_as_it_was(source: Path, to: Path, format: str | None, dtype: str) -> Path:
+    """A model that transformers has itself, trained here, in the form in which it came; LoRA is merged."""
+    if format is not None:
+        raise ValueError(f"--format {format}: {source} is a model that transformers has itself; leave --format out")
+    listener = load(source, device="cpu", dtype=dtype, quantize="none")
+    model: Any = listener.model
+    processor: Any = listener.processor
+    if getattr(model.native, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"{source} has an adapter of its own that hears alone, which cannot be merged; push it as it is"
+        )
+    if has_lora(model):
+        merge_lora(model)
+
+    def write(folder: Path) -> None:
+        model.native.save_pretrained(folder)
+        processor.native.save_pretrained(folder)
+        keep_recipe(source, folder)
+        use = f"A {model.native.config.model_type} folder of transformers, with no code of its own."
+        (folder / "README.md").write_text(native_card(source, model.native.config.model_type, use), encoding="utf-8")
+
+    whole(to, write)
     return to
 
 
@@ -135,7 +167,8 @@ def write_native(
     """The files of a native architecture: no code of ours among them."""
     native.write(model, processor, folder)
     keep_recipe(source, folder)
-    (folder / "README.md").write_text(native_card(source, native), encoding="utf-8")
+    use = f"A {native.name} folder, with no code of its own. Who reads it: {native.serves}."
+    (folder / "README.md").write_text(native_card(source, native.name, use), encoding="utf-8")
 
 
 def keep_recipe(source: Path, folder: Path) -> None:

@@ -118,7 +118,7 @@ class AudioFlamingo3(Native):
     """Its tower, and two layers with gelu between them. One clip a prompt; longer ones are read in windows of 30 s."""
 
     name = "audioflamingo3"
-    serves = "transformers (AudioFlamingo3ForConditionalGeneration); vLLM and SGLang, not run here"
+    serves = "transformers (AudioFlamingo3ForConditionalGeneration), one clip a prompt; vLLM and SGLang, not run here"
     encoder = "audioflamingo3_encoder"
     projector: ClassVar[dict[str, str]] = {"input": "linear_1", "output": "linear_2"}
     model_class = AudioFlamingo3ForConditionalGeneration
@@ -133,7 +133,9 @@ class Qwen2Audio(Native):
     """Its tower, and one layer. Its processor hears the first 30 s of a clip, and nothing of what follows."""
 
     name = "qwen2_audio"
-    serves = "transformers (Qwen2AudioForConditionalGeneration); vLLM and SGLang, not run here"
+    serves = (
+        "transformers (Qwen2AudioForConditionalGeneration), the first 30 s of a clip; vLLM and SGLang, not run here"
+    )
     encoder = "qwen2_audio_encoder"
     projector: ClassVar[dict[str, str]] = {"output": "linear"}
     model_class = Qwen2AudioForConditionalGeneration

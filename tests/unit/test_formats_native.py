@@ -5,9 +5,10 @@ import json
 
 import pytest
 import torch
+from natives import save
 from safetensors.torch import load_file
 from tiny import ENCODER, LLM, LLMS, MLP, QFORMER, RATE, tiny, tokenizer, tones, unsettle
-from transformers import AutoProcessor, AutoTokenizer, LlamaForCausalLM, WhisperConfig
+from transformers import AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer, LlamaForCausalLM, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from audiollm.conversation import AudioPart, Message, TextPart
@@ -15,6 +16,7 @@ from audiollm.export.folder import export
 from audiollm.export.formats import FORMATS, UNLIKE, find_format
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora, part_of
+from audiollm.models.native.loading import load_native
 from audiollm.models.parts import build
 
 FLAMINGO = {
@@ -161,3 +163,25 @@ def test_an_architecture_that_nothing_matches_or_that_is_unknown_is_refused(name
     with pytest.raises(ValueError, match=words):
         export(tmp_path, tmp_path / "out", format=name)
     assert not list(tmp_path.iterdir())
+
+
+@torch.no_grad()
+def test_a_model_that_transformers_has_itself_is_exported_as_it_came_with_what_was_trained(tmp_path):
+    save("qwen2_audio", tmp_path / "public")
+    built = load_native(tmp_path / "public")
+    add_lora(built.model, r=2, alpha=4)
+    for name, parameter in built.model.named_parameters():
+        if part_of(name) == "lora":
+            parameter.data.normal_(0, 0.05)
+    save_checkpoint(built.model, built.processor, tmp_path / "checkpoint", trained={"lora"})
+    with pytest.raises(ValueError, match="leave --format out"):
+        export(tmp_path / "checkpoint", tmp_path / "out", format="qwen2_audio")
+    folder = export(tmp_path / "checkpoint", tmp_path / "out")
+    public, found = (AutoModelForMultimodalLM.from_pretrained(tmp_path / one).eval() for one in ("public", "out"))
+    ids = torch.arange(3, 12)[None]
+    expected = built.model.native(input_ids=ids).logits
+    torch.testing.assert_close(found(input_ids=ids).logits, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+    assert not torch.allclose(public(input_ids=ids).logits, expected, atol=1e-3)
+    assert AutoProcessor.from_pretrained(folder).tokenizer.get_vocab() == built.processor.tokenizer.get_vocab()
+    card = (folder / "README.md").read_text()
+    assert "qwen2_audio's own encoder" in card and "adapters of the language model" in card

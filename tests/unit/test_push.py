@@ -1,6 +1,7 @@
 """What goes to the Hub: the files that may go, with a card that says what the run knows, and nothing else."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from audiollm.export.push import push
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora
 from audiollm.recipe import load_recipe
+from audiollm.training.stages import hours_of
 
 SCORE = {"metric": "exact", "score": 0.9, "blind": 0.3, "prior": 0.4, "n": 100, "ci95": [0.85, 0.94]}
 GUESSED = {"metric": "exact", "score": 0.4, "blind": None, "prior": 0.4, "n": 50, "ci95": [0.3, 0.5]}
@@ -84,6 +86,19 @@ def test_the_card_of_an_earlier_stage_has_its_own_stages_and_no_results_of_anoth
     assert "trained in 1 stage." in card and "| instruct |" not in card
     assert "90.0%" not in card and "how well it hears is not known" in card
     assert "`Qwen/Qwen3-0.6B` at main" in card and "base_model:\n- Qwen/Qwen3-0.6B" in card
+
+
+def recordings(*groups):
+    """A stage's recordings as far as their hours go: (clips, seconds) of each."""
+    rows = [[SimpleNamespace(clips=clips)] for clips, _ in groups]
+    return SimpleNamespace(groups=rows, seconds=lambda number: groups[number][1])
+
+
+def test_a_run_keeps_the_hours_of_a_stage_where_they_are_known():
+    assert hours_of(recordings((("a",), 3600.0), ((), 0.0), (("b",), 1800.0))) == 1.5
+    assert hours_of(recordings((("a",), 3600.0), (("b",), 0.0))) is None  # one does not say how long it is
+    assert hours_of(recordings(((), 0.0))) is None  # text alone
+    assert hours_of(SimpleNamespace(groups=object())) is None  # rows that stay on disk
 
 
 def test_word_errors_are_better_when_lower():
