@@ -14,12 +14,13 @@ SO_FAR = $$(( $$(date +%s) - $(STARTED) )) s
 export PYTHONDONTWRITEBYTECODE :=
 INSTALL = $(BIN)/python -m pip install --no-compile $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: quickstart test lint clean help
+.PHONY: quickstart test lint docs clean help
 
 help:
 	@echo "make quickstart   set up, make the corpus, train, and judge a model that listens (ARGS=\"seed=1\")"
 	@echo "make test         set up, and run the tests (ARGS=\"-k recipe\")"
 	@echo "make lint         ruff and mypy"
+	@echo "make docs         the documentation, in build/site/"
 	@echo "make clean        remove the environment and what was built; data/ and runs/ stay"
 
 quickstart: $(VENV)/.demo
@@ -34,6 +35,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy audiollm
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m mkdocs build --strict
+	@echo "open build/site/index.html"
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
@@ -51,5 +56,5 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) -e ".[demo,quant,deepspeed,dev]"
+	$(INSTALL) -e ".[demo,quant,deepspeed,docs,dev]"
 	@touch $@ $(VENV)/.demo

@@ -31,6 +31,12 @@ Checkpoint = Annotated[str, typer.Argument(help="Folder of a run or of one of it
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Quantize = Annotated[str | None, typer.Option(help="Language model in nf4 (4 bits), int8, or none; as it was trained.")]
+Adapter = Annotated[
+    str | None, typer.Option(metavar="CHECKPOINT", help="Its LoRA in place of this one's; same base and connector.")
+]
+LoraScale = Annotated[
+    float | None, typer.Option(min=0, help="Multiplies what LoRA adds: 0 is the base, 1 all of it; as it was trained.")
+]
 
 EXTRAS = {"espeakng_loader": "demo", "deepspeed": "deepspeed", "bitsandbytes": "quant"}
 """Modules that not everybody needs, and the extra that installs each."""
@@ -349,6 +355,8 @@ def evaluate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
+    adapter: Adapter = None,
+    lora_scale: LoraScale = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
     template: Annotated[
@@ -366,7 +374,9 @@ def evaluate(
 
     problems = Problems()
     rows = load_rows(data, problems=problems)[:limit]
-    opened = matching.load_either(checkpoint, device=device, dtype=dtype, quantize=quantize)
+    opened = matching.load_either(
+        checkpoint, device=device, dtype=dtype, quantize=quantize, adapter=adapter, lora_scale=lora_scale
+    )
     result = judge.score(
         opened, rows, blind=blind, batch_size=batch_size, max_new_tokens=max_new_tokens,
         template=check_template(template or LABEL_TEMPLATE), out=out, progress=not as_json, problems=problems,
@@ -387,6 +397,8 @@ def chat(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
+    adapter: Adapter = None,
+    lora_scale: LoraScale = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
 ) -> None:
     """Talk with a model about recordings."""
@@ -395,7 +407,10 @@ def chat(
     from audiollm.chat import open_talk
     from audiollm.chat.terminal import ask_once, converse
 
-    talk = open_talk(checkpoint, device=device, dtype=dtype, quantize=quantize, max_new_tokens=max_new_tokens)
+    talk = open_talk(
+        checkpoint, device=device, dtype=dtype, quantize=quantize, adapter=adapter, lora_scale=lora_scale,
+        max_new_tokens=max_new_tokens,
+    )  # fmt: skip
     if question is None:
         converse(talk, audio, Console())
     else:
@@ -403,12 +418,51 @@ def chat(
 
 
 @command
-def recipes() -> None:
-    """List the recipes that come with the package."""
-    from audiollm.resources import opening_line, packaged_files
+def export(
+    checkpoint: Checkpoint,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; not there yet, or empty.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Add LoRA to the weights, in place of an adapter beside them.")
+    ] = False,
+    format: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A native architecture, such as audioflamingo3; merged.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Write a checkpoint as one folder that transformers loads without this package."""
+    from audiollm.export.folder import export as write
 
-    for name, path in packaged_files("recipes").items():
-        print(f"{name:28} {opening_line(path)}".rstrip())
+    print(f"{write(checkpoint, to, merge=merge, format=format, dtype=dtype)}: written; README.md says how it is loaded")
+
+
+@command
+def push(
+    folder: Annotated[str, typer.Argument(help="Folder of a run, of one of its stages, or of an export.")],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Where to on the Hugging Face Hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Visible to the owner alone.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the card, list the files, and upload nothing.")
+    ] = False,
+) -> None:
+    """Upload a checkpoint or an export to the Hugging Face Hub, with a model card."""
+    from audiollm.export.push import push as upload
+
+    print(upload(folder, repo, private=private, dry_run=dry_run).summary())
+
+
+@command
+def recipes(
+    json_: Annotated[bool, typer.Option("--json", help="All that each says of itself, as JSON.")] = False,
+) -> None:
+    """List the recipes that come with the package."""
+    from audiollm.resources import about_recipe, packaged_files
+
+    found = {name: about_recipe(path) for name, path in packaged_files("recipes").items()}
+    if json_:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for name, said in found.items():
+        print(f"{name:20} {said['about']}".rstrip())
 
 
 @command

@@ -168,14 +168,23 @@ class Row:
 
     def with_description(self) -> "Row":
         """Every audio part told in words: its description, or else its transcript; RowError when it has neither."""
-        return self._with_parts(lambda part: self._in_words(part) if isinstance(part, AudioPart) else part)
+        return self._told("description", "transcript")
 
-    def _in_words(self, part: AudioPart) -> TextPart:
-        words = part.description or part.transcript
-        if not words:
-            cause = "an audio part has no description to stand for it; add one, or use this row with its sound"
-            raise RowError(self.origin, "description", cause)
-        return TextPart(words)
+    def with_words(self, name: str) -> "Row":
+        """Every audio part told in the words of its field `name`; RowError when it has none there."""
+        return self._told(name)
+
+    def _told(self, *names: str) -> "Row":
+        def in_words(part: Part) -> Part:
+            if not isinstance(part, AudioPart):
+                return part
+            words = next(filter(None, (getattr(part, name) for name in names)), None)
+            if not words:
+                cause = f"an audio part has no {names[0]} to stand for it; add one, or use this row with its sound"
+                raise RowError(self.origin, names[0], cause, self.id)
+            return TextPart(words)
+
+        return self._with_parts(in_words)
 
     def _with_parts(self, change: Callable[[Part], Part | None]) -> "Row":
         messages = []

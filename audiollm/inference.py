@@ -23,10 +23,13 @@ from transformers.generation import StoppingCriteria, StoppingCriteriaList
 
 from audiollm.audio import AudioError
 from audiollm.conversation import Message, RowError, parse_messages
-from audiollm.models.checkpoint import is_small_checkpoint
+from audiollm.models.checkpoint import is_small_checkpoint, use_adapter
 from audiollm.models.configuration import AudioTextConfig
+from audiollm.models.freezing import set_lora_scale
 from audiollm.models.locate import CheckpointError, damaged_file, resolve_checkpoint, type_of
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
+from audiollm.models.native.loading import is_native, load_native
+from audiollm.models.parts import Built
 from audiollm.models.processing import AudioLLMProcessor
 
 log = logging.getLogger(__name__)
@@ -140,6 +143,7 @@ class Listener:
             for clip in clips:
                 if clip.key not in heard:
                     heard[clip.key] = clip.load(self.processor.sampling_rate)
+                    self.processor.refuse_longer(clip, len(heard[clip.key]))
             return [heard[clip.key] for clip in clips]
 
         results: list[list[np.ndarray] | ValueError] = []
@@ -174,7 +178,9 @@ class Listener:
     def _collate(self, prompts: Sequence[tuple[Messages, list[np.ndarray]]]) -> dict[str, Tensor]:
         """The inputs of `generate`, padded on the left, where the model is."""
         inputs = self.processor.collate_prompts(prompts)
-        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+        return {
+            name: value.to(self.model.device) if isinstance(value, Tensor) else value for name, value in inputs.items()
+        }
 
     def _generate(self, inputs: Mapping[str, Tensor], **generation: Any) -> Tensor:
         """New token ids [B, T]; after the end of an answer there is padding."""
@@ -212,11 +218,15 @@ def load(
     dtype: str | torch.dtype = "auto",
     revision: str | None = None,
     quantize: str | None = None,
+    adapter: str | Path | None = None,
+    lora_scale: float | None = None,
 ) -> Listener:
     """Load a checkpoint: the folder of a stage, of a whole run (its last finished stage), or a name on the Hub.
 
     `device`: "auto" takes a GPU where there is one. `dtype`: "auto" is bfloat16 on CUDA and float32 elsewhere.
     `quantize`: "nf4" or "int8" holds the language model in 4 or 8 bits, "none" as it is; None as it was trained.
+    `adapter`: another checkpoint on the same base and connector, whose LoRA and prompts take the place of this one's.
+    `lora_scale`: multiplies what LoRA adds, beside alpha / r: 0 is the base, 1 all of it, None as it was trained.
     CheckpointError, a ValueError, if there is nothing to load.
     """
     device = pick_device(device)
@@ -227,16 +237,26 @@ def load(
             f"{folder} holds two towers, which compare sounds with texts and answer nothing; "
             "`audiollm evaluate` scores them, and audiollm.matching.load gives their vectors"
         )
+    prompts = folder if adapter is None else resolve_checkpoint(adapter)
     try:
-        processor = AudioLLMProcessor.from_pretrained(folder)
-        model = AudioLLMForConditionalGeneration.from_pretrained(folder, dtype=dtype, quantize=quantize)
+        if is_native(folder):
+            built = load_native(folder, dtype=dtype, quantize=quantize)
+        else:
+            model = AudioLLMForConditionalGeneration.from_pretrained(folder, dtype=dtype, quantize=quantize)
+            built = Built(model, AudioLLMProcessor.from_pretrained(prompts))
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         damage = damaged_file(folder)
         cause = f"{damage}; copy it again, or train the stage again" if damage else error
         raise CheckpointError(f"{folder}: the checkpoint cannot be read: {cause}") from error
-    if is_small_checkpoint(folder) and "connector" not in model.trained_parts:
+    model = built.model
+    if adapter is not None:
+        use_adapter(model, folder, prompts)
+    if lora_scale is not None:
+        set_lora_scale(model, lora_scale)
+    known = {*model.trained_parts, *(model.config.bases or {})}
+    if is_small_checkpoint(folder) and "connector" not in known:
         log.warning("%s: its connector was never trained, so it cannot hear; a later stage can", folder)
-    return Listener(model.to(device).eval(), processor, name=_name_of(folder))
+    return Listener(model.to(device).eval(), built.processor, name=_name_of(prompts))
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:

@@ -107,12 +107,13 @@ def load(
 
 
 def load_either(
-    checkpoint: str | Path, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None
+    checkpoint: str | Path, *, device: str = "auto", dtype: str = "auto", **of_language_model: Any
 ) -> Listener | Matcher:
     """Whatever kind of model a checkpoint holds; the arguments are those of `inference.load`."""
     folder = resolve_checkpoint(checkpoint)
-    if type_of(folder) == AudioTextConfig.model_type:
-        if quantize not in (None, "none"):
-            raise ValueError(f"quantize={quantize} holds a language model in fewer bits, and {folder} has none")
-        return load(folder, device=device, dtype=dtype)
-    return load_listener(folder, device=device, dtype=dtype, quantize=quantize)
+    if type_of(folder) != AudioTextConfig.model_type:
+        return load_listener(folder, device=device, dtype=dtype, **of_language_model)
+    for name, value in of_language_model.items():
+        if value is not None:
+            raise ValueError(f"{name}={value} is about a language model, and {folder} holds two towers; leave it out")
+    return load(folder, device=device, dtype=dtype)

@@ -37,13 +37,14 @@ from audiollm.models.plugins import import_own
 from audiollm.models.settings import Settings, nearest, refuse_unknown
 from audiollm.recipe_files import Layers, RecipeError, read_layers, resolve
 from audiollm.recipe_trainer import MUON, check_trainer, default_learning_rate, trainer_types
+from audiollm.resources import packaged_files
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "missing_files", "recipe_schema", "require_files", "require_stage"]
 
-Part = Literal["encoder", "connector", "lora", "llm", "text", "projection"]
+Part = Literal["encoder", "encoder_lora", "connector", "lora", "llm", "text", "projection"]
 PARTS_OF_TOWERS = ("encoder", "text", "projection")
-PARTS_OF_AUDIO_LLM = ("encoder", "connector", "lora", "llm")
-ObjectiveName = Literal["language_modeling", "contrastive", "ctc"]
+PARTS_OF_AUDIO_LLM = ("encoder", "encoder_lora", "connector", "lora", "llm")
+ObjectiveName = Literal["language_modeling", "contrastive", "ctc", "distillation"]
 S = TypeVar("S", bound=Settings)
 
 
@@ -99,7 +100,7 @@ class EncoderSettings(ListeningSettings):
     name: Annotated[str | None, AfterValidator(check_encoder_name)] = None
     """Family of the encoder, or `package.module:Class` of your own; null takes what the checkpoint is, or whisper."""
     checkpoint: str | None = None
-    """Name on the Hugging Face hub, or a folder."""
+    """Name on the Hugging Face hub, or a folder; of `name: openai_whisper`, a model of that package, or a .pt file."""
     revision: str | None = None
     """Commit or tag of the checkpoint; pin it for a run that can be repeated."""
     config: dict[str, Any] | None = None
@@ -185,7 +186,9 @@ class ModelSettings(Settings):
     encoder: Encoders | None = None
     """What listens; of a list, each hears the same clip, and their frames stand side by side."""
     connector: Annotated[dict[str, Any], AfterValidator(check_connector_block)] | None = None
-    """What carries the encoder's frames to the language model: its `name`, and that connector's own settings."""
+    """What carries the encoder's frames to the language model: its `name`, and that connector's own settings.
+
+    Beside `checkpoint` it is a new one, in place of the checkpoint's."""
     llm: LanguageModelSettings | None = None
     """What reads and answers."""
     text: TextTowerSettings | None = None
@@ -193,7 +196,12 @@ class ModelSettings(Settings):
     projection: ProjectionSettings | None = None
     """The space that two towers share; null takes the defaults."""
     checkpoint: str | None = None
-    """A checkpoint of this package to start from, instead of the parts."""
+    """A whole model to start from, instead of its parts: a checkpoint of this package, or an audio language model
+    that transformers has itself, such as Qwen/Qwen2-Audio-7B-Instruct."""
+    revision: str | None = None
+    """Commit or tag of `checkpoint`; pin it for a run that can be repeated."""
+    quantize: Literal["nf4", "int8"] | None = None
+    """Holds the language model of `checkpoint` in 4 bits (nf4) or 8 (int8); null takes it as it was trained."""
     chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(drop_nulls)] = Field(default={})
     """Settings of the language model's chat template, such as Qwen3's `enable_thinking: false`; null leaves one out."""
     system_prompt: str | None = None
@@ -207,13 +215,20 @@ class ModelSettings(Settings):
         missing = [name for name in needed if getattr(self, name) is None]
         if self.checkpoint is None and missing:
             raise ValueError(f"{' and '.join(missing)} missing; or give the `checkpoint` of a whole model")
-        if self.checkpoint is not None and (len(missing) < len(needed) or self.projection is not None):
-            raise ValueError("give either `checkpoint` (a whole model) or its parts; null leaves an inherited one out")
+        if self.checkpoint is not None and any((self.encoder, self.llm, self.text, self.projection)):
+            raise ValueError(
+                "give either `checkpoint` (a whole model, and a new `connector` if you like) or its parts; "
+                "null leaves an inherited one out"
+            )
+        if self.checkpoint is None and (self.quantize or self.revision):
+            raise ValueError(
+                "`quantize` and `revision` here are of a whole `checkpoint`; say them of `llm` or `encoder`"
+            )
         return self
 
     @model_validator(mode="after")
     def _only_what_its_kind_has(self) -> Self:
-        of_audio_llm = ("connector", "llm", "chat_template_kwargs", "system_prompt", "attn_implementation")
+        of_audio_llm = ("connector", "llm", "quantize", "chat_template_kwargs", "system_prompt", "attn_implementation")
         foreign = of_audio_llm if self.is_two_towers else ("text", "projection")
         given = [name for name in foreign if getattr(self, name)]
         if given and self.is_two_towers:
@@ -395,7 +410,7 @@ Objective = Annotated[ObjectiveSettings, BeforeValidator(as_weight, json_schema_
 
 
 class LoraSettings(Settings):
-    """Low-rank adapters on the language model."""
+    """Low-rank adapters on the language model, or on the encoder."""
 
     r: PositiveInt = 16
     """Rank."""
@@ -404,7 +419,7 @@ class LoraSettings(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout before the adapters, in training."""
     target_modules: str | list[str] = "all-linear"
-    """Names (or one pattern) of the language model's linear layers that get adapters."""
+    """Names (or one pattern) of the linear layers that get adapters."""
 
 
 def check_objectives(values: Any) -> Any:
@@ -442,6 +457,16 @@ class StageSettings(Settings):
     """Rows to train and to validate on."""
     lora: LoraSettings | None = None
     """The adapters, where `lora` trains; null takes the defaults."""
+    encoder_lora: LoraSettings | None = None
+    """The encoder's adapters, where `encoder_lora` trains; null takes the defaults."""
+    lora_scale: PositiveFloat | None = None
+    """Multiplies what LoRA adds, beside alpha / r, from this stage on; null leaves it as it was (1 at the start).
+
+    SALMONN's activation tuning is a few steps on long answers with a scale below 1."""
+    merge_lora: bool = False
+    """Whether the LoRA of earlier stages is added to the language model's weights before this stage adds its own.
+
+    The language model then differs from its public base, and checkpoints hold it whole."""
     max_bad_steps: PositiveInt = 10
     """So many steps in a row whose loss or gradient is not finite stop the stage; a single one is skipped."""
     trainer: Annotated[dict[str, Any], AfterValidator(check_trainer)] = Field(default={})
@@ -461,9 +486,10 @@ class StageSettings(Settings):
             raise ValueError("`train:` names a part twice")
         if isinstance(self.train, dict) and "learning_rate" in self.trainer:
             raise ValueError("`train:` gives each part its learning rate; leave `trainer.learning_rate` out")
-        if self.lora is not None and "lora" not in self.train:
-            raise ValueError("has a `lora:` block, but `lora` is not under `train:`")
-        if self.data.cache_features and "encoder" in self.train:
+        for part in ("lora", "encoder_lora"):
+            if getattr(self, part) is not None and part not in self.train:
+                raise ValueError(f"has a `{part}:` block, but `{part}` is not under `train:`")
+        if self.data.cache_features and {"encoder", "encoder_lora"} & set(self.train):
             raise ValueError("has `cache_features`, which keeps what a frozen encoder hears, and trains the encoder")
         if all(objective.weight == 0 for objective in self.objectives.values()):
             raise ValueError("every objective has weight 0")
@@ -483,9 +509,10 @@ class StageSettings(Settings):
         return bool(self.trainer.get("optim") == MUON)
 
     @property
-    def adapters(self) -> LoraSettings | None:
-        """The adapters' settings where they train, the defaults filled in."""
-        return (self.lora or LoraSettings()) if "lora" in self.train else None
+    def adapters(self) -> dict[str, LoraSettings]:
+        """The settings of the adapters that train, the defaults filled in."""
+        every = {"lora": self.lora, "encoder_lora": self.encoder_lora}
+        return {part: settings or LoraSettings() for part, settings in every.items() if part in self.train}
 
 
 # --------------------------------------------------------------------------------------------------------- the recipe
@@ -530,6 +557,25 @@ class EvaluationSettings(Settings):
 Evaluation = Annotated[EvaluationSettings, BeforeValidator(as_path, json_schema_input_type=str | EvaluationSettings)]
 
 
+class TextCheckSettings(Settings):
+    """Rows without sound, by whose loss forgetting shows."""
+
+    path: str
+    """Rows of text alone, such as answers of the language model itself or of what it was tuned on."""
+    name: FolderName | None = None
+    """Name in the tables; null takes the file's."""
+    limit: PositiveInt | None = 200
+    """At most so many rows."""
+
+    @property
+    def title(self) -> str:
+        """The name in the tables."""
+        return self.name or Path(self.path).stem
+
+
+TextCheck = Annotated[TextCheckSettings, BeforeValidator(as_path, json_schema_input_type=str | TextCheckSettings)]
+
+
 class Recipe(Settings):
     """The parts of a model and its stages, in one YAML file."""
 
@@ -565,23 +611,32 @@ class Recipe(Settings):
     """In order, each from the one before."""
     evaluate: list[Evaluation] = Field(default=[])
     """What the finished model is asked."""
+    text_check: list[TextCheck] = Field(default=[])
+    """Rows of text whose loss is measured before and after each stage, to see what the language model forgets."""
 
     _layers: Layers = PrivateAttr(default_factory=Layers)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        titles = [evaluation.title for evaluation in self.evaluate]
-        if len(set(titles)) < len(titles):
-            raise ValueError("evaluate: two entries have the same name; give each its `name`")
+        for key, entries in (("evaluate", self.evaluate), ("text_check", self.text_check)):
+            titles = [entry.title for entry in entries]
+            if len(set(titles)) < len(titles):
+                raise ValueError(f"{key}: two entries have the same name; give each its `name`")
         if taken := set(self.stages) & {"cache", "logs", "unfinished"}:
             raise ValueError(f"stages: {taken.pop()} is a folder that every run has; give the stage another name")
         self._check_parts()
-        quantize = self.model.llm.quantize if self.model.llm else None
+        key, block = ("model.llm", self.model.llm) if self.model.llm else ("model", self.model)
         training = [name for name, stage in self.stages.items() if "llm" in stage.train]
-        if quantize and training:
+        if block.quantize and training:
             raise ValueError(
-                f"model.llm.quantize: {quantize} freezes the language model, and stage {training[0]} trains `llm`; "
+                f"{key}.quantize: {block.quantize} freezes the language model, and stage {training[0]} trains `llm`; "
                 "train `lora` in its place, or leave `quantize` out"
+            )
+        merging = [name for name, stage in self.stages.items() if stage.merge_lora]
+        if block.quantize and merging:
+            raise ValueError(
+                f"{key}.quantize: {block.quantize} holds the language model, and stage {merging[0]} has `merge_lora`, "
+                "which changes its whole weights; leave one of the two out"
             )
         return self
 
@@ -594,8 +649,16 @@ class Recipe(Settings):
                 raise ValueError(f"stages.{name}.train: {what} no `{foreign[0]}`; known: {', '.join(parts)}")
             if self.model.is_two_towers and list(stage.objectives) != ["contrastive"]:
                 raise ValueError(f"stages.{name}.objectives: two towers learn by `contrastive`, and by nothing else")
-            if self.model.is_two_towers and stage.trainer.get("use_liger_kernel"):
-                raise ValueError(f"stages.{name}.trainer.use_liger_kernel: is for language models; leave it out")
+            asked = {
+                "trainer.use_liger_kernel": stage.trainer.get("use_liger_kernel"),
+                "merge_lora": stage.merge_lora,
+                "lora_scale": stage.lora_scale,
+            }
+            for key, value in asked.items():
+                if self.model.is_two_towers and value:
+                    raise ValueError(f"stages.{name}.{key}: is for language models; leave it out")
+        if self.model.is_two_towers and self.text_check:
+            raise ValueError("text_check: is for language models; leave it out")
 
     @property
     def in_bfloat16(self) -> list[str]:
@@ -605,8 +668,9 @@ class Recipe(Settings):
         """
         if not all(stage.trainer.get("bf16", False) for stage in self.stages.values()):
             return []
+        changed = {part for stage in self.stages.values() for part in (*stage.train, *["llm"] * stage.merge_lora)}
         bases = ("encoder", "text" if self.model.is_two_towers else "llm")
-        return [p for p in bases if not any(p in stage.train for stage in self.stages.values())]
+        return [part for part in bases if part not in changed]
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -661,7 +725,9 @@ def missing_files(recipe: Recipe) -> list[str]:
         resolved = Path(path).resolve()
         will_be_made = any(folder == resolved or folder in resolved.parents for folder in made)
         if not will_be_made and not glob.glob(path, recursive=True):
-            missing.append(str(recipe.error(key, f"is {path}, and there is no such file in {Path.cwd()}")))
+            name = Path(path).parent.name
+            way_out = f"; `audiollm prepare {name}` makes it" if name in packaged_files("data_prep") else ""
+            missing.append(str(recipe.error(key, f"is {path}, and there is no such file in {Path.cwd()}{way_out}")))
     checkpoint = recipe.model.checkpoint
     if checkpoint and not Path(checkpoint).exists() and is_local(checkpoint):
         missing.append(str(recipe.error("model.checkpoint", f"is {checkpoint}, and there is no such folder")))
@@ -697,6 +763,8 @@ def data_paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 yield f"stages.{name}.data.{split}.{index}.path", source.path
     for index, evaluation in enumerate(recipe.evaluate):
         yield f"evaluate.{index}.path", evaluation.path
+    for index, check in enumerate(recipe.text_check):
+        yield f"text_check.{index}.path", check.path
 
 
 def training_paths(recipe: Recipe) -> list[str]:

@@ -61,6 +61,17 @@ def opening_line(path: Path) -> str:
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
+def about_recipe(path: Path) -> dict[str, str]:
+    """What a recipe's opening comment says: `about`, and the lines Run, Cost and Expect by their names."""
+    found = {"about": opening_line(path)}
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        if not line.startswith("# "):
+            break
+        word, _, rest = line[2:].partition(":")
+        found[word.strip().lower()] = rest.strip()
+    return found
+
+
 def deepspeed_file(name_or_file: str) -> Path:
     """DeepSpeed settings by packaged name, such as zero2, or by path."""
     path = Path(name_or_file)

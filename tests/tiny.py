@@ -28,6 +28,21 @@ QFORMER = {
     "intermediate_size": 32, "dropout": 0.0,
 }  # fmt: skip
 MLP = {"name": "mlp", "stack": 4, "hidden_size": 16}
+QUERIES = {"num_queries": 3, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 32}
+CONNECTOR_BLOCKS = {
+    block["name"]: block
+    for block in [
+        QFORMER,
+        MLP,
+        {"name": "conv", "stack": 4, "hidden_size": 16},
+        {"name": "pool_linear", "pool": 4, "norm": "plain", "divide_by": 50.0},
+        {"name": "swiglu", "stack": 4, "hidden_size": 16},
+        {"name": "global_qformer", **QUERIES, "dropout": 0.0},
+        {"name": "layer_qformer", **QUERIES, "dropout": 0.0},
+        {"name": "perceiver", **QUERIES},
+    ]
+}
+"""A tiny block of every connector, by name."""
 
 LLM = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -114,6 +129,11 @@ def unsettle(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
         if parameter.ndim == 1:
             parameter.data.add_(torch.randn(parameter.shape, generator=draw), alpha=0.3)
     return module
+
+
+def sections_of(connector: dict, width: int) -> tuple[int, ...]:
+    """How a frame of this width divides: into two layers for a connector that reads several."""
+    return (width // 2,) * 2 if connector["name"] == "layer_qformer" else (width,)
 
 
 def tone(hertz: float, seconds: float, seed: int = 0) -> np.ndarray:

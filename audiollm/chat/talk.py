@@ -136,13 +136,18 @@ def open_talk(
     dtype: str = "auto",
     revision: str | None = None,
     quantize: str | None = None,
+    adapter: str | Path | None = None,
+    lora_scale: float | None = None,
     system: str | None = None,
     **generation: Any,
 ) -> Talk:
     """A conversation with a checkpoint: a run, one of its stages, or a name on the Hub; see `audiollm.load`."""
     from audiollm.inference import load
 
-    listener = load(checkpoint, device=device, dtype=dtype, revision=revision, quantize=quantize)
+    listener = load(
+        checkpoint, device=device, dtype=dtype, revision=revision, quantize=quantize, adapter=adapter,
+        lora_scale=lora_scale,
+    )  # fmt: skip
     talk = Talk(listener, **generation)
     talk.say_system(system or "")
     return talk

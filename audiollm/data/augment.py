@@ -16,17 +16,19 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from torch import Tensor
 
 from audiollm.audio import resample
 
+if TYPE_CHECKING:  # recipes are read without torch, which takes seconds to import
+    from torch import Tensor
+
 Overload = Literal["limit", "clip"]
 Range = tuple[float, float]
-Frames = TypeVar("Frames", Tensor, np.ndarray)
+Frames = TypeVar("Frames", "Tensor", np.ndarray)
 
 SNR_DB: Range = (-60.0, 120.0)
 GAIN_DB: Range = (-120.0, 120.0)
@@ -250,10 +252,13 @@ def spec_augment(
     Each mask is 0 to `frequency_width` bins or 0 to min(`time_width`, `time_fraction` * T) frames wide, and may lie on
     another; widths and places are drawn evenly (Park et al. 2019, arXiv:1904.08779).
     """
-    is_float = log_mel_TF.is_floating_point() if isinstance(log_mel_TF, Tensor) else log_mel_TF.dtype.kind == "f"
+    masked: Any
+    if isinstance(log_mel_TF, np.ndarray):
+        masked, is_float = log_mel_TF.copy(), log_mel_TF.dtype.kind == "f"
+    else:
+        masked, is_float = log_mel_TF.clone(), log_mel_TF.is_floating_point()
     if log_mel_TF.ndim != 2 or not is_float:
         raise ValueError(f"log-mel frames must be floats [T, F], and are {log_mel_TF.dtype} {list(log_mel_TF.shape)}")
-    masked: Any = log_mel_TF.clone() if isinstance(log_mel_TF, Tensor) else log_mel_TF.copy()
     num_frames, num_bins = masked.shape
     if not num_frames or not num_bins:
         return masked
@@ -268,8 +273,8 @@ def spec_augment(
     return masked
 
 
-def _mean(values: Tensor | np.ndarray) -> float:
-    return float(values.float().mean()) if isinstance(values, Tensor) else float(values.mean(dtype=np.float64))
+def _mean(values: "Tensor | np.ndarray") -> float:
+    return float(values.float().mean()) if not isinstance(values, np.ndarray) else float(values.mean(dtype=np.float64))
 
 
 def _stripes(rng: np.random.Generator, count: int, widest: int, size: int) -> list[tuple[int, int]]:

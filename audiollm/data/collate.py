@@ -3,7 +3,7 @@
 Shapes: B packed sequences, S tokens, N clips, L samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -13,14 +13,18 @@ from torch import Tensor
 from audiollm.conversation import AudioPart
 from audiollm.data.dataset import Example, Sounding, num_samples
 from audiollm.data.features import Frames
-from audiollm.data.packing import IGNORE_INDEX, PackedSequence, best_fit, join
+from audiollm.data.packing import IGNORE_INDEX, PackedSequence, best_fit, ends_of_rows, join
 from audiollm.data.quarantine import BadRow
 
 PADDING = -1  # the clip id of padding
 
 
 class Batch(TypedDict, total=False):
-    """One micro-batch; objectives add the targets that they ask for."""
+    """One micro-batch; objectives add the targets that they ask for.
+
+    Where a teacher reads along, what it reads has the names of the first ten with `teacher_` before them; its
+    supervised tokens are the student's, in the same order.
+    """
 
     input_ids: Tensor  # [B, S] int64; audio positions hold the audio token
     position_ids: Tensor  # [B, S] int64; a branch goes on where its trunk ended
@@ -37,6 +41,8 @@ class Batch(TypedDict, total=False):
     audio_frames: Tensor  # [K, T, C] bfloat16; what a frozen encoder made of clips before, in prompt order
     audio_frames_mask: Tensor  # [K, T] bool; False after a clip's end
     audio_is_cached: Tensor  # [N + K] bool; which of all clips, in prompt order, have frames
+    teacher_ends: Tensor  # [supervised tokens] bool; which are the last of their row
+    features: list[dict[str, Tensor]]  # of each clip, where the model's own processor makes them of the samples
     num_samples: int  # of all clips
     num_recordings: int
     row_ids: list[str]
@@ -45,6 +51,10 @@ class Batch(TypedDict, total=False):
 
 Targets = Callable[[Sequence[AudioPart]], dict[str, Tensor]]
 """What an objective makes of the clips of a batch, in the order of `input_values`."""
+
+
+Hear = Callable[[Sequence[np.ndarray]], Mapping[str, Any]]
+"""What a model is given of clips [L]."""
 
 
 Layout = Literal["branches", "rows", "varlen"]
@@ -64,11 +74,13 @@ class Collator:
         layout: Layout = "branches",
         pack_tokens: int | None = None,
         targets: Sequence[Targets] = (),
+        hear: Hear | None = None,
     ) -> None:
         self.pad_token_id = pad_token_id
         self.layout = layout
         self.pack_tokens = pack_tokens or 0
         self.targets = targets
+        self.hear = hear or pad_waveforms
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         batch: dict[str, Any] = {
@@ -82,24 +94,35 @@ class Collator:
             batch |= tokens
         sounds = [sound for example in ordered for sound in example.sounds]
         batch["num_samples"] = sum(map(num_samples, sounds))
-        batch |= pad_waveforms([sound for sound in sounds if not isinstance(sound, Frames)])
+        batch |= self.hear([sound for sound in sounds if not isinstance(sound, Frames)])
         batch |= pad_frames(sounds)
         clips = [clip for example in ordered for clip in example.clips]
         for make in self.targets:
             batch |= make(clips)
         return batch
 
-    def pack(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], list[Example]]:
+    def pack(self, examples: Sequence[Example]) -> tuple[dict[str, Any], list[Example]]:
         """Token tensors [B, S], and the examples in the order in which they stand in them."""
-        if self.layout != "branches":
-            sequences = [s for example in examples for s in example.sequences]
-            assert all(int(s.branch_ids.max()) <= 1 for s in sequences)
-            plain = padded_rows(sequences, self.pad_token_id) if self.layout == "rows" else one_after_another(sequences)
-            return plain, list(examples)
-        lengths = [sum(len(s) for s in example.sequences) for example in examples]
-        bins = best_fit(lengths, max(self.pack_tokens, max(lengths)))
-        rows = [join([s for index in members for s in examples[index].sequences]) for members in bins]
-        return pad_sequences(rows, self.pad_token_id), [examples[index] for members in bins for index in members]
+        bins = [[index] for index in range(len(examples))]
+        if self.layout == "branches":
+            lengths = [sum(len(s) for s in example.sequences) for example in examples]
+            bins = best_fit(lengths, max(self.pack_tokens, max(lengths)))
+        batch = self.lay([[s for index in members for s in examples[index].sequences] for members in bins])
+        taught = [[s for index in members for s in examples[index].teacher] for members in bins]
+        taught = [sequences for sequences in taught if sequences]
+        if taught:
+            batch |= {f"teacher_{name}": value for name, value in self.lay(taught).items()}
+            ends = np.concatenate([ends_of_rows(sequence) for sequences in taught for sequence in sequences])
+            batch["teacher_ends"] = torch.from_numpy(ends)
+        return batch, [examples[index] for members in bins for index in members]
+
+    def lay(self, bins: Sequence[Sequence[PackedSequence]]) -> dict[str, Any]:
+        """The sequences of each bin in one row, or as the layout has it."""
+        if self.layout == "branches":
+            return pad_sequences([join(sequences) for sequences in bins], self.pad_token_id)
+        plain = [sequence for sequences in bins for sequence in sequences]
+        assert all(int(sequence.branch_ids.max()) <= 1 for sequence in plain)
+        return padded_rows(plain, self.pad_token_id) if self.layout == "rows" else one_after_another(plain)
 
 
 def pad_sequences(rows: Sequence[PackedSequence], pad_token_id: int) -> dict[str, Tensor]:

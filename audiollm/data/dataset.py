@@ -42,6 +42,10 @@ class Renderer(Protocol):
         """Token ids and which of them are supervised."""
         ...
 
+    def refuse_longer(self, clip: AudioPart, num_samples: int) -> None:
+        """AudioError for a clip that is longer than the model hears."""
+        ...
+
     def fingerprint(self) -> str:
         """Stands for all that decides how many tokens messages take."""
         ...
@@ -60,6 +64,7 @@ class Example:
     clips: tuple[AudioPart, ...]
     row_ids: tuple[str, ...]
     problems: tuple[BadRow, ...] = ()
+    teacher: tuple[PackedSequence, ...] = ()  # the sequences with the sound told in words; none where nothing counts
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class Recordings(Dataset[Example]):
         limits: Limits = Limits(),
         groups: Groups | None = None,
         augment: "Augmentation | None" = None,
+        teacher_text: str | None = None,
     ) -> None:
         self.rows = rows
         self.groups: Any = group_rows(rows) if groups is None else groups
@@ -137,6 +143,7 @@ class Recordings(Dataset[Example]):
         self.share_audio = share_audio
         self.limits = limits
         self.augment = augment
+        self.teacher_text = teacher_text  # the field of a clip that a teacher reads in its place
         self.lengths: list[Length] = []
 
     def __len__(self) -> int:
@@ -275,7 +282,8 @@ class Recordings(Dataset[Example]):
             sequences = tuple(replace(s, shift_labels=np.full_like(s.shift_labels, IGNORE_INDEX)) for s in sequences)
         heard = [number for part in parts for number in range(part[0].num_clips)]
         clips, sounds = tuple(clips[i] for i in heard), tuple(sounds[i] for i in heard)
-        return Example(sequences, sounds, clips, row_ids, (*problems, *longer))
+        teacher = () if problems else read_by_teacher(parts)
+        return Example(sequences, sounds, clips, row_ids, (*problems, *longer), teacher)
 
     def split(self, rendered: Sequence[Tokens]) -> list[list[Tokens]]:
         """Those that share their audio together; each alone, where the model knows no branches."""
@@ -284,16 +292,39 @@ class Recordings(Dataset[Example]):
         return split_by_audio(rendered, self.renderer.audio_token_id)
 
     def render_all(self, rows: Sequence[Row], lengths: Sequence[int]) -> tuple[list[Tokens], list[BadRow]]:
-        """The token sequences of those rows that are within the limits, and the others."""
-        rendered, longer = [], []
+        """Token sequences of rows that are within the limits, and told in words if a teacher reads; and the others."""
+        rendered: list[Tokens] = []
+        left_out: list[BadRow] = []
         for row in rows:
-            sequences = self.render(row, lengths)
-            size = max((len(tokens.input_ids) for tokens in sequences), default=0)
+            try:
+                sequences = self.with_teacher(row, self.render(row, lengths))
+            except RowError as error:
+                left_out.append(bad_row("rendering", error))
+                continue
+            every = [one for tokens in sequences for one in (tokens, tokens.teacher) if one is not None]
+            size = max((len(tokens.input_ids) for tokens in every), default=0)
             if size > self.limits.of_row:
-                longer.append(self.too_long(row, size))
+                left_out.append(self.too_long(row, size))
             else:
                 rendered += sequences
-        return rendered, longer
+        return rendered, left_out
+
+    def with_teacher(self, row: Row, sequences: Sequence[Tokens]) -> Sequence[Tokens]:
+        """The sequences of a row, each with the one that its teacher reads; RowError where the words are missing.
+
+        ValueError if what is to be learned is not the same tokens in both.
+        """
+        if self.teacher_text is None:
+            return sequences
+        read = self.render(row.with_words(self.teacher_text), ())
+        ours, theirs = ([tokens.answers for tokens in side] for side in (sequences, read))
+        if ours != theirs:
+            counts = [sum(map(len, side)) for side in (ours, theirs)]
+            raise ValueError(
+                f"{row.origin}: {counts[0]} supervised tokens follow the sound and {counts[1]} its "
+                f"{self.teacher_text}, and they must be the same; this chat template cannot be used for distillation"
+            )
+        return [replace(tokens, teacher=teacher) for tokens, teacher in zip(sequences, read, strict=True)]
 
     def choose(self, epoch: int, number: int, count: int) -> Sequence[int]:
         """All questions of a clip, or some of them, others in each epoch."""
@@ -325,9 +356,10 @@ class Recordings(Dataset[Example]):
         if frames is not None:
             return frames
         samples = self.sounds.load(clip, self.renderer.sampling_rate)
-        return (
-            samples if self.augment is None else self.augment(samples, self.renderer.sampling_rate, (self.seed, *key))
-        )
+        if self.augment is not None:
+            samples = self.augment(samples, self.renderer.sampling_rate, (self.seed, *key))
+        self.renderer.refuse_longer(clip, len(samples))
+        return samples
 
     def render(self, row: Row, lengths: Sequence[int]) -> list[Tokens]:
         """The row's token sequences (one, unless its template rewrites the history of a conversation).
@@ -336,6 +368,12 @@ class Recordings(Dataset[Example]):
         """
         rendered = self.renderer.render(row.messages, lengths, supervise=self.supervise)
         return [Tokens(one.input_ids, one.supervised, one.num_clips) for one in rendered]
+
+
+def read_by_teacher(parts: Sequence[Sequence[Tokens]]) -> tuple[PackedSequence, ...]:
+    """What a teacher reads in the place of each packed sequence, its answers in the same order."""
+    every = [[tokens.teacher for tokens in part if tokens.teacher is not None] for part in parts]
+    return tuple(pack_branches(part) for part in every if part)
 
 
 def num_samples(sound: Sounding) -> int:

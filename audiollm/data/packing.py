@@ -21,11 +21,20 @@ IGNORE_INDEX = -100
 
 @dataclass(frozen=True)
 class Tokens:
-    """One tokenised row: ids [S], which of them the loss counts [S], and how many of its recording's clips it holds."""
+    """One tokenised row: ids [S], which of them the loss counts [S], and how many of its recording's clips it holds.
+
+    `teacher`: the same answers after a prompt that tells the sound in words.
+    """
 
     input_ids: Sequence[int]
     supervised: Sequence[bool]
     num_clips: int = 0
+    teacher: "Tokens | None" = None
+
+    @property
+    def answers(self) -> list[int]:
+        """The ids that are supervised."""
+        return [token for token, counts in zip(self.input_ids, self.supervised, strict=True) if counts]
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,12 @@ def next_token_labels(ids: np.ndarray, supervised: np.ndarray) -> np.ndarray:
     labels = np.full(len(ids), IGNORE_INDEX)
     labels[:-1] = np.where(supervised[1:], ids[1:], IGNORE_INDEX)
     return labels
+
+
+def ends_of_rows(sequence: PackedSequence) -> np.ndarray:
+    """Of the supervised tokens of a sequence of one clip, in their order, those that are the last of their row [K]."""
+    branches = sequence.branch_ids[sequence.shift_labels != IGNORE_INDEX]
+    return np.append(branches[1:] != branches[:-1], True)[: len(branches)]
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -3,7 +3,8 @@
     {"stage": "align", "found": "reading", "origin": "rows.jsonl:17", "row": "clotho-17-2", "cause": "messages: ..."}
 
 `found` is "reading" for a row that was refused when the rows were read, "hearing" for one whose recording is broken,
-"measuring" for one that is too long. A row is listed once a stage, however often it is met. One process writes.
+"measuring" for one that is too long, "rendering" for one without the words that a teacher reads. A row is listed once
+a stage, however often it is met. One process writes.
 Not here: what is counted and when a stage stops for it (training/bad_rows.py).
 """
 
@@ -14,7 +15,7 @@ from typing import Any, Literal, TypedDict
 
 from audiollm.conversation import RowError
 
-Found = Literal["reading", "measuring", "hearing"]
+Found = Literal["reading", "measuring", "hearing", "rendering"]
 
 
 class BadRow(TypedDict):

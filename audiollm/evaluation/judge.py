@@ -47,7 +47,7 @@ def judge(recipe: Recipe, *, prepare_seconds: float = 0.0) -> dict[str, Evaluati
     seconds["evaluate"] = time.perf_counter() - started
     figures = write_results(
         folder / "results.json", results, total_seconds=sum(seconds.values()), peak_memory_gib=peak_memory_gib(),
-        stages=seconds,
+        stages=seconds, text_check=text_check_of(stages),
     )  # fmt: skip
     command = chat_command(recipe)
     data = report_data(recipe, results, figures, stages, command)
@@ -109,8 +109,14 @@ def report_data(
         hardware=hardware(),
         versions={"audiollm": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
         learned_from={name: learned_from(stage) for name, stage in stages.items() if stage.get("licences")},
+        text_check=text_check_of(stages),
         remarks=[f"{name}: {remark}" for name, result in results.items() for remark in result.remarks],
     )
+
+
+def text_check_of(stages: Mapping[str, Any]) -> dict[str, Any]:
+    """Loss on rows of text before and after each stage that measured it."""
+    return {name: stage["text_check"] for name, stage in stages.items() if stage.get("text_check")}
 
 
 def learned_from(stage: Mapping[str, Any]) -> str:
@@ -161,7 +167,12 @@ def show_answers(model: Any, processor: Any, rows: Sequence[Row], count: int = 3
     picked = list({row.task: row for row in rows}.values())[:count]
     answers = Listener(model, processor).answer([row.prompt for row in picked], max_new_tokens=64)
     for row, answer in zip(picked, answers, strict=True):
-        print(f"  {row.question}  {answer.text!r}  (right: {row.target!r})")
+        print(f"  {row.question}  {shortened(answer.text)!r}  (right: {shortened(row.target)!r})")
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """A text that does not fill the screen."""
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def peak_memory_gib() -> float:

@@ -122,9 +122,11 @@ def write_results(
     total_seconds: float,
     peak_memory_gib: float,
     stages: Mapping[str, float],
+    text_check: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a run's figures as JSON, and return them. `stages`: seconds by name. The file appears whole or not at all.
 
+    `text_check`: stage -> rows without sound -> nats a token before and after it.
     The first of the results stands under "tasks", further ones by name under "evaluations".
     """
     figures: dict[str, Any] = {
@@ -138,6 +140,8 @@ def write_results(
         figures |= evaluations.pop(name)
     if evaluations:
         figures["evaluations"] = evaluations
+    if text_check:
+        figures["text_check"] = dict(text_check)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")

@@ -142,6 +142,25 @@ def layout_of(language_model: Any) -> Layout:
     return "varlen" if language_model.config._attn_implementation.startswith("flash_attention") else "branches"
 
 
+def packed(
+    config: Any,
+    clip_ids_BS: Tensor,
+    branch_ids_BS: Tensor,
+    position_ids_BS: Tensor,
+    dtype: torch.dtype,
+    *,
+    training: bool,
+) -> tuple[Any, dict[str, Any]]:
+    """The mask of packed sequences for a language model's config, and what its attention takes beside it."""
+    if config._attn_implementation == BLOCKS:  # an empty mask, so that the language model makes none of its own
+        blocks = blocks_of(clip_ids_BS, branch_ids_BS, position_ids_BS)
+        return torch.zeros(1, 1, 0, 0, dtype=dtype, device=clip_ids_BS.device), {"blocks": blocks}
+    on_cpu = clip_ids_BS.device.type == "cpu"
+    if config._attn_implementation == "flex_attention" and training and on_cpu:
+        raise ValueError("flex attention trains on a GPU alone; leave `attn_implementation` out, or use sdpa")
+    return branch_mask(config, clip_ids_BS, branch_ids_BS, position_ids_BS, dtype), {}
+
+
 def who_sees(
     clip_ids_BS: Tensor, branch_ids_BS: Tensor, position_ids_BS: Tensor | None = None, window: int | None = None
 ) -> Callable[..., Tensor]:

@@ -3,6 +3,7 @@
  config.json               sizes, bases, placeholder id            processor and tokenizer files, generation_config.json
  model.safetensors         tensors of each part that is not an untouched public base
  adapter/                  LoRA in PEFT's own layout, which plain `peft` loads on the base language model
+ encoder_adapter/          the same of the encoder
  objectives.safetensors    heads of the objectives that trained it, such as CTC's
  recipe.yaml               the resolved recipe of the run
  checkpoint.json           which parts are stored here, and which were trained by which stage
@@ -27,8 +28,17 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from audiollm.models.configuration import PARTS, AudioLLMConfig
 from audiollm.models.encoders import SideBySide, encoder_of
 from audiollm.models.encoders.registry import CLASS
-from audiollm.models.freezing import attach_lora, has_lora, part_of
+from audiollm.models.freezing import (
+    AUDIO_TOWER,
+    CONFIGS,
+    attach_lora,
+    detach_lora,
+    has_lora,
+    part_of,
+    set_lora_scale,
+)  # fmt: skip
 from audiollm.models.listening import LISTENING
+from audiollm.models.locate import damaged_file
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import assemble, base_of, check_fingerprint, head_of, load_causal
 from audiollm.models.quantize import check_scheme, quantize_linears
@@ -36,10 +46,10 @@ from audiollm.models.quantize import check_scheme, quantize_linears
 MANIFEST = "checkpoint.json"
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter"
+ADAPTERS = {"lora": ADAPTER, "encoder_lora": "encoder_adapter"}
+"""The folder of each LoRA."""
 HEADS = "objectives.safetensors"
 RESUME_FILES = ("*.pt", "*.pth", "trainer_state.json", "global_step*", "latest", "zero_to_fp32.py")
-PEFT_PREFIX = "base_model.model.model."
-LANGUAGE_MODEL = "model.language_model."
 
 
 def is_small_checkpoint(path: Any) -> bool:
@@ -55,7 +65,7 @@ def stored_parts(model: AudioLLMForConditionalGeneration, trained: set[str]) -> 
             f"the language model is no named base and is held in {model.config.quantize}, which would be saved for "
             "its weights; load the checkpoint with quantize='none' to save it"
         )
-    there = {part_of(name) for name, _ in model.named_parameters()} - {"lora"}
+    there = {part_of(name) for name, _ in model.named_parameters()} - ADAPTERS.keys()
     return [part for part in PARTS if part in there and (part in trained or part not in bases)]
 
 
@@ -71,13 +81,26 @@ def stored_tensors(
     }
 
 
-def adapter_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """LoRA tensors by the names that plain PEFT gives them on the causal language model."""
+def adapter_tensors(
+    model: AudioLLMForConditionalGeneration, state: Mapping[str, Tensor], part: str = "lora"
+) -> dict[str, Tensor]:
+    """LoRA tensors by the names that plain PEFT gives them on the model that the adapter is for."""
     return {
-        PEFT_PREFIX + name.removeprefix(LANGUAGE_MODEL).replace(".default.", "."): tensor.detach().cpu().contiguous()
+        peft_name(model, name, part): tensor.detach().cpu().contiguous()
         for name, tensor in state.items()
-        if part_of(name) == "lora"
+        if part_of(name) == part
     }
+
+
+def peft_name(model: AudioLLMForConditionalGeneration, name: str, part: str = "lora") -> str:
+    """A parameter of the language model, or of the encoder, as plain PEFT names it."""
+    own = model.llm_prefix if part == "lora" else AUDIO_TOWER
+    return peft_prefix(model, part) + name.removeprefix(own).replace(".default.", ".")
+
+
+def peft_prefix(model: AudioLLMForConditionalGeneration, part: str) -> str:
+    """What plain PEFT puts before the names of a model's parameters."""
+    return model.peft_prefix if part == "lora" else "base_model.model."
 
 
 def save_checkpoint(
@@ -134,19 +157,34 @@ def write_checkpoint(
     if heads:
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in heads.items()}
         save_file(on_cpu, folder / HEADS, metadata={"format": "pt"})
-    if has_lora(model):
-        (folder / ADAPTER).mkdir(exist_ok=True)
-        save_file(adapter_tensors(state), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
-        adapter = LoraConfig(**{**model.lora_config.to_dict(), "task_type": "CAUSAL_LM", "inference_mode": True})
-        adapter.base_model_name_or_path = (model.config.bases or {}).get("llm", {}).get("checkpoint")
-        adapter.save_pretrained(str(folder / ADAPTER))
+    for part in ADAPTERS:
+        if has_lora(model, part):
+            write_adapter(model, part, folder / ADAPTERS[part], state)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     if model.can_generate():  # two towers cannot
         model.generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
     manifest = {"format": 1, "stored_parts": parts, "trained_parts": sorted(trained)}
+    if has_lora(model):
+        manifest["lora"] = {"alpha": model.lora_config.lora_alpha, "scale": model.lora_scale}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def write_adapter(
+    model: AudioLLMForConditionalGeneration, part: str, folder: Path, state: Mapping[str, Tensor]
+) -> None:
+    """LoRA in PEFT's own layout."""
+    folder.mkdir(exist_ok=True)
+    save_file(adapter_tensors(model, state, part), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config, known = getattr(model, CONFIGS[part]), dict[str, Any](inference_mode=True)
+    if part == "lora":
+        scaled = config.lora_alpha * model.lora_scale  # so that plain PEFT adds as much
+        known |= {"task_type": "CAUSAL_LM", "lora_alpha": scaled, "target_modules": model.lora_targets()}
+    adapter = LoraConfig(**config.to_dict() | known)
+    base = "llm" if part == "lora" else "encoder"
+    adapter.base_model_name_or_path = (model.config.bases or {}).get(base, {}).get("checkpoint")
+    adapter.save_pretrained(str(folder))
 
 
 def load_small_checkpoint(
@@ -184,14 +222,21 @@ def load_small_checkpoint(
     load_stored(model, folder, stored)
     if config.quantize and "llm" in stored:
         quantize_linears(model.model.language_model, config.quantize)
-    if (folder / ADAPTER).is_dir():
-        load_adapter(model, folder / ADAPTER)
+    load_adapters(model, folder)
     model.trained_parts = set(manifest["trained_parts"])
     if attention is not None:
         model.set_attn_implementation(attention)
     if device_map is not None:
         nn.Module.to(model, one_device(device_map))
     return model
+
+
+def damaged_checkpoint(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None where they are all there and whole."""
+    for name in ("config.json", MANIFEST, WEIGHTS):
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+    return damaged_file(folder)
 
 
 def one_device(device_map: Any) -> torch.device:
@@ -209,8 +254,7 @@ def one_device(device_map: Any) -> torch.device:
 def load_tensors(model: AudioLLMForConditionalGeneration, folder: Path, stored: list[str]) -> None:
     """Load the checkpoint's tensors and LoRA into a model; ValueError names what is missing or too much."""
     load_stored(model, folder, stored)
-    if (folder / ADAPTER).is_dir():
-        load_adapter(model, folder / ADAPTER)
+    load_adapters(model, folder)
 
 
 def load_stored(model: AudioLLMForConditionalGeneration, folder: Path, stored: list[str]) -> None:
@@ -225,20 +269,78 @@ def load_stored(model: AudioLLMForConditionalGeneration, folder: Path, stored: l
     model.tie_weights()
 
 
-def load_adapter(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
+def load_adapters(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
+    """Attach the LoRA that a checkpoint has, or refill what is attached."""
+    for part, name in ADAPTERS.items():
+        if (folder / name).is_dir():
+            load_adapter(model, folder / name, part)
+
+
+def load_adapter(model: AudioLLMForConditionalGeneration, folder: Path, part: str = "lora") -> None:
     """Attach LoRA as it was saved, or refill the LoRA that is attached."""
-    if not has_lora(model):
-        attach_saved_lora(model, folder)
-    ours = {PEFT_PREFIX + n.removeprefix(LANGUAGE_MODEL).replace(".default.", "."): n for n in model.state_dict()}
+    if not has_lora(model, part):
+        attach_saved_lora(model, folder, part)
+    ours = {peft_name(model, name, part): name for name in model.state_dict() if part_of(name) == part}
     tensors = load_file(folder / "adapter_model.safetensors")
     model.load_state_dict({ours[name]: tensor for name, tensor in tensors.items()}, strict=False)
 
 
-def attach_saved_lora(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
+def attach_saved_adapters(model: AudioLLMForConditionalGeneration, folder: Path) -> None:
+    """The LoRA layers that a checkpoint has, not yet filled."""
+    for part, name in ADAPTERS.items():
+        if (folder / name).is_dir():
+            attach_saved_lora(model, folder / name, part)
+
+
+def attach_saved_lora(model: AudioLLMForConditionalGeneration, folder: Path, part: str = "lora") -> None:
     """LoRA layers as they were saved, not yet filled."""
-    config = PeftConfig.from_pretrained(str(folder))
+    config: Any = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = False
-    attach_lora(model, config)
+    if not isinstance(config.target_modules, str):
+        below = peft_prefix(model, part).removeprefix("base_model.model.")
+        config.target_modules = {name.removeprefix(below) for name in config.target_modules}
+    manifest = json.loads((folder.parent / MANIFEST).read_text())
+    saved = manifest.get("lora") if part == "lora" else None
+    if saved:
+        config.lora_alpha = saved["alpha"]
+    attach_lora(model, config, part)
+    if saved:
+        set_lora_scale(model, saved["scale"])
+
+
+def use_adapter(model: AudioLLMForConditionalGeneration, folder: str | Path, other: str | Path) -> None:
+    """Give the model of one checkpoint the LoRA of another, in place of its own if it has one; nothing else is loaded.
+
+    ValueError, with the reason, unless the two are the same but for their LoRA: it was trained on what is there.
+    """
+    folder, other = Path(folder), Path(other)
+    if not is_small_checkpoint(other) or not (other / ADAPTER).is_dir():
+        raise ValueError(f"{other} has no adapter: it is no checkpoint of a stage that trained `lora`")
+    if difference := differ(folder, other):
+        raise ValueError(f"the adapter of {other} does not fit {folder}: {difference}")
+    detach_lora(model)
+    load_adapter(model, other / ADAPTER)
+
+
+def differ(one: Path, other: Path) -> str:
+    """What two checkpoints do not share beside their LoRA; empty where there is nothing."""
+    if not is_small_checkpoint(one):
+        return "that is a whole exported model, whose base cannot be compared; take the checkpoint that it came from"
+    ours, theirs = (AudioLLMConfig.from_pretrained(folder) for folder in (one, other))
+    for part in ("encoder", "llm"):
+        each = [(config.bases or {}).get(part) or {} for config in (ours, theirs)]
+        bases = [base.get("several", [base]) for base in each]
+        prints = [[one.get("fingerprint") for one in several] for several in bases]
+        if prints[0] != prints[1]:
+            names = [" + ".join(one.get("checkpoint", "weights of its own") for one in several) for several in bases]
+            return f"their bases differ, {part} is {names[0]} and {names[1]}"
+    if ours.connector_config != theirs.connector_config:
+        return f"their connectors differ, {ours.connector_config} and {theirs.connector_config}"
+    with safe_open(one / WEIGHTS, framework="pt") as a, safe_open(other / WEIGHTS, framework="pt") as b:
+        here, there = set(a.keys()), set(b.keys())
+        changed = (name for name in sorted(here & there) if not torch.equal(a.get_tensor(name), b.get_tensor(name)))
+        first = min(here ^ there, default="") or next(changed, "")
+    return f"their weights differ in the {part_of(first)} ({first}), which trained in one of them" if first else ""
 
 
 def stored_tensors_names(model: AudioLLMForConditionalGeneration, parts: list[str]) -> set[str]:

@@ -7,7 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from audiollm.models.encoders import encoder_config, encoder_of
 from audiollm.models.lengths import num_audio_tokens
 
-PARTS = ("encoder", "connector", "lora", "llm", "text", "projection")
+PARTS = ("encoder", "encoder_lora", "connector", "lora", "llm", "text", "projection")
 """What a stage can train, by name; the last two are of two towers (two_towers.py)."""
 
 

@@ -33,12 +33,13 @@ class ControlTokens:
     `<tool_call>`); the latter a model may write itself, so in an assistant's message they keep their ids.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str, audio_token: str = AUDIO_TOKEN) -> None:
         if not tokenizer.is_fast:
             raise ValueError(f"{type(tokenizer).__name__} is a slow tokenizer; load one that has a tokenizer.json")
         self.tokenizer = tokenizer
+        self.audio_token = audio_token
         added = [token for token in tokenizer.added_tokens_decoder.values() if not token.content.isspace()]
-        special = {AUDIO_TOKEN, *(token.content for token in added if token.special)}
+        special = {audio_token, *(token.content for token in added if token.special)}
         self.names = frozenset(special | {token.content for token in added if token.content in chat_template})
         self._typed_by_people = any_of(self.names)
         self._typed_by_model = any_of(special)
@@ -65,7 +66,7 @@ class ControlTokens:
         ids = self.encode(context + text)
         if ids[: len(before)] == before:
             return ids[len(before) :]
-        return self.encode_after(AUDIO_TOKEN, text)  # a control token never merges with what follows
+        return self.encode_after(self.audio_token, text)  # a control token never merges with what follows
 
     @cached_property
     def _plain(self) -> Tokenizer:

@@ -4,7 +4,7 @@ Not here: what they do (encoders/base.py).
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
@@ -26,6 +26,9 @@ class ListeningSettings(Settings):
     """Seconds that are heard at once; null takes as many as the encoder has positions for, or the whole clip."""
     overlap_s: NonNegativeFloat = 0.0
     """Seconds that neighbouring windows share; each gives the half that is nearer to its middle."""
+    frequency: Literal["mean", "join"] | None = None
+    """Of patches at one time (AST, CLAP): whether those of all frequencies are averaged into a frame, which is what
+    null means, or stand side by side in it."""
 
 
 def listening(config: Mapping[str, Any]) -> ListeningSettings:

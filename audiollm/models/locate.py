@@ -17,6 +17,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from safetensors import SafetensorError, safe_open
 
 from audiollm.models.configuration import AudioLLMConfig, AudioTextConfig
+from audiollm.models.native.table import NATIVE, NATIVES
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +50,12 @@ def resolve_checkpoint(path: str | Path, *, revision: str | None = None) -> Path
 
 
 def _ours(folder: Path) -> Path:
-    """The folder, if its configuration is one of ours."""
+    """The folder, if its configuration is one of ours, or of an audio language model that transformers has itself."""
     model_type = type_of(folder)
-    if model_type not in (AudioLLMConfig.model_type, AudioTextConfig.model_type):
+    ours = AudioLLMConfig.model_type
+    if model_type not in (ours, AudioTextConfig.model_type, NATIVE, *NATIVES):
         raise CheckpointError(
-            f"{folder} holds a model of type {model_type!r}, not {AudioLLMConfig.model_type!r}; "
+            f"{folder} holds a model of type {model_type!r}, not {ours!r}; "
             "a plain encoder or language model becomes one by training: see `audiollm train`"
         )
     return folder

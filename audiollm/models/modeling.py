@@ -9,18 +9,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
-from audiollm.models.attention import BLOCKS, blocks_of, branch_mask
-from audiollm.models.chunked_loss import cross_entropy_sum
+from audiollm.models.attention import Layout, layout_of, packed
+from audiollm.models.chunked_loss import IGNORE_INDEX, NextTokenLoss
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import build_connector
 from audiollm.models.encoders import encoder_of
+from audiollm.models.sharded import is_sharded
 from audiollm.models.splice import Kept, merge_frames, repeat_by_row, splice
-
-IGNORE_INDEX = -100
 
 
 class AudioLLMPreTrainedModel(PreTrainedModel):
@@ -76,12 +74,16 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
             frames_NTC, mask_NT = self.audio_tower(input_values, input_values_mask)
         return (frames_NTC, mask_NT) if kept is None else merge_frames(frames_NTC, mask_NT, kept)
 
+    def connect(self, frames_NTC: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:
+        """Each clip's vectors for the language model [N, K, D] and their mask, from its frames."""
+        return self.connector(frames_NTC.to(self.connector.output.weight.dtype), mask_NT)
+
     def get_audio_features(
         self, input_values: Any, input_values_mask: Any, kept: Kept | None = None, **_: Any
     ) -> BaseModelOutputWithPooling:
         """All clips' vectors for the language model, one after another: `pooler_output` [M, D]."""
         frames_NTC, mask_NT = self.get_audio_frames(input_values, input_values_mask, kept)
-        vectors_NKD, mask_NK = self.connector(frames_NTC.to(self.connector.output.weight.dtype), mask_NT)
+        vectors_NKD, mask_NK = self.connect(frames_NTC, mask_NT)
         return BaseModelOutputWithPooling(last_hidden_state=frames_NTC, pooler_output=vectors_NKD[mask_NK])
 
     def forward(
@@ -108,17 +110,9 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
             inputs_embeds = self.embed(input_ids, input_values, input_values_mask, kept)
         mask: Any = attention_mask
         if branch_ids is not None:
-            config: Any = self.language_model.config
-            if config._attn_implementation == BLOCKS:
-                kwargs["blocks"] = blocks_of(clip_ids, branch_ids, position_ids)
-                mask = inputs_embeds.new_zeros(1, 1, 0, 0)  # so that the language model makes none of its own
-            elif (
-                config._attn_implementation == "flex_attention" and self.training and inputs_embeds.device.type == "cpu"
-            ):
-                raise ValueError("flex attention trains on a GPU alone; leave `attn_implementation` out, or use sdpa")
-            else:
-                mask = branch_mask(config, clip_ids, branch_ids, position_ids, inputs_embeds.dtype)
-            kwargs["use_cache"] = False
+            ids, dtype = (clip_ids, branch_ids, position_ids), inputs_embeds.dtype
+            mask, blocks = packed(self.language_model.config, *ids, dtype, training=self.training)
+            kwargs |= {**blocks, "use_cache": False}
         if position_ids is not None:  # a recurrent language model knows none
             kwargs["position_ids"] = position_ids
         return self.language_model(inputs_embeds=inputs_embeds, attention_mask=mask, **kwargs)
@@ -157,11 +151,16 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
         return waves, waves == 0
 
 
-class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin):
+class AudioLLMForConditionalGeneration(NextTokenLoss, AudioLLMPreTrainedModel, GenerationMixin):
     """An audio language model that answers: `generate` works as for any model of the library."""
 
     _tied_weights_keys: dict[str, str] = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
-    lora_config: Any = None  # of the LoRA that is attached
+    llm_prefix = "model.language_model."  # of the language model's parameters
+    peft_prefix = "base_model.model.model."  # of the same on the language model alone, for plain PEFT
+    shares_audio = True  # between the questions of a clip, as far as the language model's attention lets them
+    lora_config: Any = None  # of the LoRA that is attached to the language model
+    encoder_lora_config: Any = None  # and to the encoder
+    lora_scale: float = 1.0  # by which it is multiplied, beside alpha / r
     trained_parts: frozenset[str] | set[str] = frozenset()  # by any stage so far
 
     def __init__(self, config: AudioLLMConfig) -> None:
@@ -231,6 +230,25 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
         logits = self.project(hidden_BSD[:, keep])
         return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.get("past_key_values"))
 
+    @property
+    def encoder(self) -> nn.Module:
+        """What listens."""
+        return self.model.audio_tower
+
+    @property
+    def trained_dtype(self) -> torch.dtype:
+        """The type of what is added to train."""
+        return self.model.connector.output.weight.dtype
+
+    @property
+    def layout(self) -> Layout:
+        """How the questions of a stage must lie."""
+        return layout_of(self.model.language_model)
+
+    def lora_targets(self) -> Any:
+        """The layers that have LoRA, as the adapter's file names them."""
+        return self.lora_config.target_modules
+
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **kwargs: Any
     ) -> Any:
@@ -245,26 +263,6 @@ class AudioLLMForConditionalGeneration(AudioLLMPreTrainedModel, GenerationMixin)
         library: Any = super()
         input_ids, kwargs = library._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
         return input_ids, kwargs | heard
-
-    def project(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits [..., V], scaled and capped as the language model's own head does."""
-        config = self.config.text_config
-        logits = self.lm_head(hidden)
-        if scaling := getattr(config, "logits_scaling", None):  # Granite
-            logits = logits / scaling
-        if scale := getattr(config, "logit_scale", None):  # Cohere
-            logits = logits * scale
-        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
-            logits = cap * torch.tanh(logits / cap)
-        return logits
-
-    def loss(self, hidden_BSD: Tensor, shift_labels_BS: Tensor, num_items: Tensor | int | None) -> Tensor:
-        """Cross-entropy in nats: the sum over supervised tokens divided by their number in the whole step."""
-        supervised_BS = shift_labels_BS != IGNORE_INDEX
-        hidden_KD, labels_K = hidden_BSD[supervised_BS], shift_labels_BS[supervised_BS]
-        weights = list(self.lm_head.parameters())
-        total = cross_entropy_sum(self.project, hidden_KD, labels_K, self.config.text_config.vocab_size, weights)
-        return total / (supervised_BS.sum().clamp(min=1) if num_items is None else num_items)
 
 
 def connector_between(config: AudioLLMConfig) -> nn.Module:
@@ -283,11 +281,6 @@ def connector_between(config: AudioLLMConfig) -> nn.Module:
 def is_trainable(module: nn.Module) -> bool:
     """Whether any parameter of the module takes a gradient."""
     return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """Whether a parameter of the module is spread over ranks, by DeepSpeed's ZeRO-3 or by FSDP2."""
-    return any(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
 AutoConfig.register(AudioLLMConfig.model_type, AudioLLMConfig)

@@ -14,15 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.connectors import check_connector
-from audiollm.models.encoders import (
-    ENCODERS,
-    SideBySide,
-    SideBySideConfig,
-    audio_config_of,
-    encoder_class,
-    encoder_of,
-)  # fmt: skip
-from audiollm.models.encoders.registry import CLASS
+from audiollm.models.encoders import SideBySide, SideBySideConfig, encoder_class, encoder_of
+from audiollm.models.encoders.loading import tower_config
+from audiollm.models.encoders.registry import CLASS, names_itself
 from audiollm.models.listening import LISTENING, ListeningSettings
 from audiollm.models.modeling import AudioLLMForConditionalGeneration, connector_between
 from audiollm.models.processing import AudioLLMProcessor
@@ -38,10 +32,10 @@ EncoderSpec = Spec | Sequence[Spec]
 
 @dataclass
 class Built:
-    """A model and the processor that belongs to it."""
+    """A model and the processor that belongs to it: ours, or those around a model that transformers has itself."""
 
-    model: AudioLLMForConditionalGeneration
-    processor: AudioLLMProcessor
+    model: Any
+    processor: Any
 
 
 def build(
@@ -84,9 +78,7 @@ def build(
     config.audio_token_id = processor.audio_token_id
     model = assemble(config, audio_tower=audio_tower, language_model=causal.base_model, lm_head=head_of(causal))
     model.generation_config = generation_config(causal.generation_config, processor, config)
-    model.model.connector.to(dtype=torch.float32)  # trained: its small updates would be rounded away in bfloat16
-    if connector_config["init"] == "text":
-        match_connector_scale(model)
+    settle_connector(model)
     return Built(model, processor)
 
 
@@ -107,7 +99,7 @@ def build_encoder(spec: EncoderSpec, dtype: torch.dtype) -> tuple[Any, dict[str,
     if checkpoint is None:
         config = encoder_on_paper(spec)
         return encoder_of(config.to_dict())(config).to(dtype), None
-    tower = class_of_checkpoint(spec)[0].load(checkpoint, spec.get("revision")).to(dtype)
+    tower = class_of_checkpoint(spec).load(checkpoint, spec.get("revision")).to(dtype)
     say_how_to_listen(tower.config, spec)
     return tower, base_of(spec, tower)
 
@@ -118,7 +110,7 @@ def encoder_on_paper(spec: EncoderSpec) -> Any:
         return SideBySideConfig(encoders=[encoder_on_paper(one) for one in spec])
     spec = as_mapping(spec)
     if spec.get("checkpoint") is not None:
-        config = class_of_checkpoint(spec)[1]
+        config = config_of_checkpoint(spec)
     elif spec.get("config"):
         config = encoder_class(spec.get("name") or "whisper").config_class(**spec["config"])
     else:
@@ -127,16 +119,23 @@ def encoder_on_paper(spec: EncoderSpec) -> Any:
     return config
 
 
-def class_of_checkpoint(spec: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The encoder class for a checkpoint, and the config that it finds there: by its name, or by what it is."""
+def class_of_checkpoint(spec: Mapping[str, Any]) -> Any:
+    """The encoder class for a checkpoint: by its name, or by what it is."""
+    name = spec.get("name")
+    if name is not None and not names_itself(name):
+        return encoder_class(name)
+    return encoder_class(config_of_checkpoint(spec).model_type)
+
+
+def config_of_checkpoint(spec: Mapping[str, Any]) -> Any:
+    """The encoder's config that a checkpoint has."""
     checkpoint, revision, name = str(spec["checkpoint"]), spec.get("revision"), spec.get("name")
-    if name is not None and name not in ENCODERS:  # a user's own
-        cls = encoder_class(name)
-        return cls, cls.config_class.from_pretrained(checkpoint, revision=revision or "main")
-    config = audio_config_of(AutoConfig.from_pretrained(checkpoint, revision=revision), checkpoint)
+    if name is not None and not names_itself(name):
+        return encoder_class(name).config_class.from_pretrained(checkpoint, revision=revision or "main")
+    config = tower_config(checkpoint, revision)
     if name not in (None, config.model_type):
         raise ValueError(f"model.encoder: {checkpoint} is a {config.model_type}, not a {name}; leave `name` out")
-    return ENCODERS[config.model_type], config
+    return config
 
 
 def say_how_to_listen(config: Any, spec: Mapping[str, Any]) -> None:
@@ -145,11 +144,13 @@ def say_how_to_listen(config: Any, spec: Mapping[str, Any]) -> None:
     if said := settings.model_dump(exclude_defaults=True):
         setattr(config, LISTENING, said)
     name = spec.get("name")
-    if name is not None and name not in ENCODERS:
+    if name is not None and not names_itself(name):
         setattr(config, CLASS, name)
     sizes, cls = config.to_dict(), encoder_of(config.to_dict())
     if cls.taps(sizes) or settings.window_s or settings.overlap_s:
         cls.windows(sizes)  # refuses what does not fit the encoder
+    if settings.frequency:
+        cls.frequency(sizes)
 
 
 def build_llm(
@@ -200,7 +201,7 @@ def assemble(
     model.model.connector = connector_between(config)
     model.model.language_model = language_model
     model.lm_head = lm_head
-    model.lora_config = None
+    model.lora_config = model.encoder_lora_config = None
     model.tie_weights()
     return model.eval()
 
@@ -219,12 +220,31 @@ def generation_config(
     return made
 
 
+def renew_connector(built: Built, connector: Spec) -> None:
+    """Another connector, at its start, between the encoder and the language model of a checkpoint."""
+    config = built.model.config
+    config.connector_config = check_connector({"name": connector} if isinstance(connector, str) else connector)
+    built.model.model.connector = connector_between(config).to(built.model.device)
+    built.processor.connector_config = dict(config.connector_config)
+    settle_connector(built.model)
+    built.model.eval()
+
+
+def settle_connector(model: AudioLLMForConditionalGeneration) -> None:
+    """A new connector is held in float32, and speaks as loud as text unless it is to start as published."""
+    model.model.connector.to(dtype=torch.float32)  # trained: its small updates would be rounded away in bfloat16
+    match_connector_scale(model)
+
+
 @torch.no_grad()
 def match_connector_scale(model: AudioLLMForConditionalGeneration) -> float:
     """Scale the connector's last layer so that audio vectors are as loud as text embeddings; returns the factor.
 
     A default linear layer is about 30 times quieter, and the language model would ignore it for thousands of steps.
+    `init: published` leaves it alone.
     """
+    if model.config.connector_config.get("init") == "published":
+        return 1.0
     embedding: Any = model.get_input_embeddings()
     ids = torch.linspace(0, embedding.weight.shape[0] - 1, 1000, device=embedding.weight.device).long()
     noise = torch.randn(1, 2 * model.config.sampling_rate, generator=torch.Generator().manual_seed(0)) * 0.1

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import (
     AddedToken,
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 from audiollm import audio as sound
-from audiollm.conversation import Message, TextPart, parse_messages
+from audiollm.conversation import AudioPart, Message, TextPart, parse_messages
 from audiollm.models.configuration import AudioLLMConfig
 from audiollm.models.control_tokens import AUDIO_TOKEN
 from audiollm.models.lengths import num_audio_tokens
@@ -57,15 +58,145 @@ class AudioLLMFeatureExtractor(SequenceFeatureExtractor):
         return BatchFeature({"input_values": values_NL, "input_values_mask": mask_NL}, tensor_type=return_tensors)
 
 
-class AudioLLMProcessor(ProcessorMixin):
+class PromptWriter:
+    """Prompts and answers as token ids, and generated ids as words: what every processor here does in one way.
+
+    A class that has it says how many tokens a clip takes, and puts rows and clips into a batch.
+    """
+
+    tokenizer: Any
+    chat_template: Any
+    chat_template_kwargs: dict[str, Any]
+    system_prompt: str | None
+    audio_token = AUDIO_TOKEN
+    longest_clip_s: float | None = None
+    """Seconds of a clip that the model can hear; None where there is no end."""
+    _renderer: Renderer | None = None
+
+    def num_audio_tokens(self, num_samples: int) -> int:
+        """Audio tokens for a clip of `num_samples` at `sampling_rate`."""
+        raise NotImplementedError
+
+    def _batch(
+        self,
+        rows: Sequence[list[int]],
+        waveforms: Sequence[np.ndarray],
+        padding: bool | str | None,
+        return_tensors: str | None,
+    ) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz; every clip is resampled to it when it is loaded."""
+        raise NotImplementedError
+
+    def refuse_longer(self, clip: AudioPart, num_samples: int) -> None:
+        """AudioError for a clip that the model would hear only the beginning of."""
+        seconds = num_samples / self.sampling_rate
+        if self.longest_clip_s is not None and seconds > self.longest_clip_s:
+            raise sound.AudioError(
+                sound.name_of(clip.audio),
+                f"has {seconds:.1f} s, and this model hears at most {self.longest_clip_s:g} s of a clip; cut it, "
+                "or give a part of it by `start` and `end`",
+            )
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """Tokens that end an answer: the template's end of turn, and the tokenizer's end of sequence."""
+        ends = {self.renderer.turn(**self.chat_template_kwargs).end[-1], self.tokenizer.eos_token_id}
+        return sorted(end for end in ends if end is not None)
+
+    @property
+    def renderer(self) -> Renderer:
+        """What writes token ids; made when it is first needed."""
+        if self._renderer is None:
+            self._renderer = self._renderer_for(self.chat_template)
+        return self._renderer
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        num_samples: Sequence[int],
+        *,
+        supervise: str = "last",
+        **template_kwargs: Any,
+    ) -> list[Rendered]:
+        """A conversation to learn from: ids, and which are supervised; `num_samples` of its clips, in their order.
+
+        Usually one sequence; with supervise="all" more where the template rewrites history; none where every answer
+        says `loss: false`. A sequence holds the conversation's first `num_clips` clips.
+        """
+        lengths = self._audio_lengths(num_samples, sum(len(message.clips) for message in messages))
+        settings = self.chat_template_kwargs | template_kwargs
+        return self.renderer.render(self._opened(messages), lengths, supervise=supervise, **settings)
+
+    def render_prompt(
+        self, messages: Sequence[Message], num_samples: Sequence[int], **template_kwargs: Any
+    ) -> list[int]:
+        """Ids that generation sees: the messages and the opening of the assistant's turn."""
+        lengths = self._audio_lengths(num_samples, sum(len(message.clips) for message in messages))
+        return self.renderer.prompt_ids(
+            self._opened(messages), lengths, **(self.chat_template_kwargs | template_kwargs)
+        )
+
+    def collate_prompts(self, prompts: Sequence[Prompt], **template_kwargs: Any) -> dict[str, Tensor]:
+        """The inputs of `generate` for messages and the waveforms of their clips.
+
+        `input_ids` [B, S] padded on the left, `attention_mask` [B, S]; and where there is sound `input_values` [N, L],
+        `input_values_mask` [N, L].
+        """
+        rows = [
+            self.render_prompt(messages, [len(waveform) for waveform in waveforms], **template_kwargs)
+            for messages, waveforms in prompts
+        ]
+        return dict(self._batch(rows, [waveform for _, waveforms in prompts for waveform in waveforms], True, "pt"))
+
+    def decode_answer(self, ids: Sequence[int] | Tensor) -> str:
+        """The words of a generated answer: up to its end of turn, without special tokens and outer white space."""
+        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        ends = [ids.index(stop) for stop in self.stop_token_ids if stop in ids]
+        return str(self.tokenizer.decode(ids[: min(ends, default=len(ids))], skip_special_tokens=True)).strip()
+
+    def _renderer_for(self, chat_template: str | dict[str, str] | None) -> Renderer:
+        if isinstance(chat_template, dict):
+            chat_template = chat_template.get("default")
+        if chat_template is None:
+            raise ValueError(
+                f"the tokenizer {self.tokenizer.name_or_path!r} has no chat template; take the instruct version of the "
+                "language model, or set tokenizer.chat_template (for a model trained from scratch there is "
+                "audiollm.models.rendering.DEFAULT_CHAT_TEMPLATE)"
+            )
+        return self._make_renderer(chat_template)
+
+    def _make_renderer(self, chat_template: str) -> Renderer:
+        return Renderer(self.tokenizer, chat_template)
+
+    def _audio_lengths(self, num_samples: Sequence[int], num_clips: int) -> list[int]:
+        if len(num_samples) != num_clips:
+            raise ValueError(f"the messages hold {num_clips} clips, but the lengths of {len(num_samples)} were given")
+        return [self.num_audio_tokens(length) for length in num_samples]
+
+    def _opened(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """The messages, after the system prompt where they bring none."""
+        if self.system_prompt is None or (messages and messages[0].role == "system"):
+            return tuple(messages)
+        return (Message("system", (TextPart(self.system_prompt),)), *messages)
+
+    @property
+    def _pad_id(self) -> int:
+        """Never attended to: any id will do where the tokenizer has no padding token."""
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(token for token in known if token is not None)
+
+
+class AudioLLMProcessor(PromptWriter, ProcessorMixin):
     """Tokenizer, chat template and the sizes that say how many tokens a clip takes.
 
     `audio_config` and `connector_config` are the model's own, as plain dictionaries. `chat_template_kwargs` are
     settings of the chat template (`{"enable_thinking": False}`); calls may override them. A tokenizer without
     `<|audio|>` gets it, as its next id.
     """
-
-    audio_token = AUDIO_TOKEN
 
     def __init__(
         self,
@@ -107,60 +238,9 @@ class AudioLLMProcessor(ProcessorMixin):
         """Hz; every clip is resampled to it when it is loaded."""
         return int(self.feature_extractor.sampling_rate)
 
-    @property
-    def stop_token_ids(self) -> list[int]:
-        """Tokens that end an answer: the template's end of turn, and the tokenizer's end of sequence."""
-        ends = {self.renderer.turn(**self.chat_template_kwargs).end[-1], self.tokenizer.eos_token_id}
-        return sorted(end for end in ends if end is not None)
-
-    @property
-    def renderer(self) -> Renderer:
-        """What writes token ids; made when it is first needed."""
-        if self._renderer is None:
-            self._renderer = self._renderer_for(self.chat_template)
-        return self._renderer
-
     def num_audio_tokens(self, num_samples: int) -> int:
         """Audio tokens for a clip of `num_samples` at `sampling_rate`."""
         return num_audio_tokens(self.audio_config, self.connector_config, num_samples)
-
-    def render(
-        self,
-        messages: Sequence[Message],
-        num_samples: Sequence[int],
-        *,
-        supervise: str = "last",
-        **template_kwargs: Any,
-    ) -> list[Rendered]:
-        """A conversation to learn from: ids, and which are supervised; `num_samples` of its clips, in their order.
-
-        Usually one sequence; with supervise="all" more where the template rewrites history; none where every answer
-        says `loss: false`. A sequence holds the conversation's first `num_clips` clips.
-        """
-        lengths = self._audio_lengths(num_samples, sum(len(message.clips) for message in messages))
-        settings = self.chat_template_kwargs | template_kwargs
-        return self.renderer.render(self._opened(messages), lengths, supervise=supervise, **settings)
-
-    def render_prompt(
-        self, messages: Sequence[Message], num_samples: Sequence[int], **template_kwargs: Any
-    ) -> list[int]:
-        """Ids that generation sees: the messages and the opening of the assistant's turn."""
-        lengths = self._audio_lengths(num_samples, sum(len(message.clips) for message in messages))
-        return self.renderer.prompt_ids(
-            self._opened(messages), lengths, **(self.chat_template_kwargs | template_kwargs)
-        )
-
-    def collate_prompts(self, prompts: Sequence[Prompt], **template_kwargs: Any) -> dict[str, Tensor]:
-        """The inputs of `generate` for messages and the waveforms of their clips.
-
-        `input_ids` [B, S] padded on the left, `attention_mask` [B, S]; and where there is sound `input_values` [N, L],
-        `input_values_mask` [N, L].
-        """
-        rows = [
-            self.render_prompt(messages, [len(waveform) for waveform in waveforms], **template_kwargs)
-            for messages, waveforms in prompts
-        ]
-        return dict(self._batch(rows, [waveform for _, waveforms in prompts for waveform in waveforms], True, "pt"))
 
     def fingerprint(self) -> str:
         """Stands for all that decides how many tokens messages take: words, template, settings, sizes of the parts."""
@@ -171,12 +251,6 @@ class AudioLLMProcessor(ProcessorMixin):
         about = [self.audio_config, self.connector_config, self.sampling_rate, self.system_prompt]
         known = [used, special, self.renderer.template, self.chat_template_kwargs, *about]
         return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-    def decode_answer(self, ids: Sequence[int] | Tensor) -> str:
-        """The words of a generated answer: up to its end of turn, without special tokens and outer white space."""
-        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        ends = [ids.index(stop) for stop in self.stop_token_ids if stop in ids]
-        return str(self.tokenizer.decode(ids[: min(ends, default=len(ids))], skip_special_tokens=True)).strip()
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -220,29 +294,30 @@ class AudioLLMProcessor(ProcessorMixin):
         *,
         return_tensors: str | None = None,
         padding: bool | str = False,
+        return_mm_token_type_ids: bool = False,
+        return_text_replacement_offsets: bool = False,
     ) -> BatchFeature:
-        """Texts that `apply_chat_template(tokenize=False)` rendered, and the clips for their placeholders, in order."""
+        """Texts that `apply_chat_template(tokenize=False)` rendered, and the clips for their placeholders, in order.
+
+        The last two are what servers ask of every processor of transformers: 3 where a token is audio, 0 elsewhere; and
+        where each placeholder stood in its text, and what it became.
+        """
         texts = [text] if isinstance(text, str) else text
         sources = [] if audio is None else list(audio) if isinstance(audio, (list, tuple)) else [audio]
         waveforms = [sound.load(self._with_rate(source), self.sampling_rate) for source in sources]
         rows = [list(self.tokenizer(one, add_special_tokens=False)["input_ids"]) for one in texts]
-        return self._expanded_batch(rows, waveforms, {"return_tensors": return_tensors, "padding": padding})
+        batch = self._expanded_batch(rows, waveforms, {"return_tensors": return_tensors, "padding": padding})
+        if return_mm_token_type_ids:
+            kinds = self.create_mm_token_type_ids(batch["input_ids"])
+            batch["mm_token_type_ids"] = kinds if return_tensors is None else torch.tensor(kinds)
+        if return_text_replacement_offsets:
+            became = [self.replace_audio_token(batch, number) for number in range(len(waveforms))]
+            _, batch["text_replacement_offsets"] = self.get_text_with_replacements(list(texts), [], [], became)
+        return batch
 
-    def _renderer_for(self, chat_template: str | dict[str, str] | None) -> Renderer:
-        if isinstance(chat_template, dict):
-            chat_template = chat_template.get("default")
-        if chat_template is None:
-            raise ValueError(
-                f"the tokenizer {self.tokenizer.name_or_path!r} has no chat template; take the instruct version of the "
-                "language model, or set tokenizer.chat_template (for a model trained from scratch there is "
-                "audiollm.models.rendering.DEFAULT_CHAT_TEMPLATE)"
-            )
-        return Renderer(self.tokenizer, chat_template)
-
-    def _audio_lengths(self, num_samples: Sequence[int], num_clips: int) -> list[int]:
-        if len(num_samples) != num_clips:
-            raise ValueError(f"the messages hold {num_clips} clips, but the lengths of {len(num_samples)} were given")
-        return [self.num_audio_tokens(length) for length in num_samples]
+    def replace_audio_token(self, audio_inputs: Mapping[str, Any], audio_idx: int, **_: Any) -> str:
+        """What the placeholder of one clip becomes: as many as the clip has audio tokens."""
+        return self.audio_token * self.num_audio_tokens(int(audio_inputs["input_values_mask"][audio_idx].sum()))
 
     def _parse(self, conversation: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
         """Messages in Hugging Face's form: empty fields left out, arrays taken to be at the model's rate."""
@@ -253,12 +328,6 @@ class AudioLLMProcessor(ProcessorMixin):
                 given["content"] = [self._with_rates(part) for part in given["content"]]
             messages.append(given)
         return self._opened(parse_messages(messages))
-
-    def _opened(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The messages, after the system prompt where they bring none."""
-        if self.system_prompt is None or (messages and messages[0].role == "system"):
-            return tuple(messages)
-        return (Message("system", (TextPart(self.system_prompt),)), *messages)
 
     def _with_rates(self, part: Any) -> Any:
         if not isinstance(part, Mapping):
@@ -303,12 +372,6 @@ class AudioLLMProcessor(ProcessorMixin):
         if waveforms:
             batch.update(self.feature_extractor(waveforms, return_tensors=return_tensors))
         return batch
-
-    @property
-    def _pad_id(self) -> int:
-        """Never attended to: any id will do where the tokenizer has no padding token."""
-        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
-        return next(token for token in known if token is not None)
 
 
 AutoFeatureExtractor.register(AudioLLMConfig, AudioLLMFeatureExtractor)

@@ -58,11 +58,15 @@ class Turn:
 class Renderer:
     """A tokenizer and a chat template. It never changes once made, so copies of it are the object itself."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
+    between = "\n"
+    """What stands between the parts of a message."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str, audio_token: str = AUDIO_TOKEN) -> None:
         self.tokenizer = tokenizer
+        self.audio_token = audio_token
         self.template = without_todays_date(chat_template)
-        self.control = ControlTokens(tokenizer, chat_template)
-        self.audio_token_id = tokenizer.get_vocab()[AUDIO_TOKEN]
+        self.control = ControlTokens(tokenizer, chat_template, audio_token)
+        self.audio_token_id = tokenizer.get_vocab()[audio_token]
         self._added_ids = frozenset(tokenizer.added_tokens_decoder)
         self._turns: dict[str, Turn] = {}
         self._prompts: dict[tuple[Any, ...], tuple[int, ...]] = {}
@@ -98,7 +102,7 @@ class Renderer:
         """Ids of an answer after its prompt, with the end of turn."""
         turn = self.turn(**template_kwargs)
         words = turn.opening + (answer.strip() if turn.strips else answer)
-        context = AUDIO_TOKEN if prompt_ids[-1] in self._added_ids else "\n"
+        context = self.audio_token if prompt_ids[-1] in self._added_ids else "\n"
         if (context, words) not in self._answers:
             forget(self._answers)
             ids = self.control.encode_after(context, self.control.mark(words, by_model=True))
@@ -157,8 +161,8 @@ class Renderer:
 
     def _content(self, message: Message) -> str:
         by_model = message.role == "assistant"
-        return "\n".join(
-            AUDIO_TOKEN if isinstance(part, AudioPart) else self.control.mark(part.text, by_model=by_model)
+        return self.between.join(
+            self.audio_token if isinstance(part, AudioPart) else self.control.mark(part.text, by_model=by_model)
             for part in message.content
         )
 

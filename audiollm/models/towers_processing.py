@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
+from audiollm.conversation import AudioPart
 from audiollm.models.configuration import AudioTextConfig
 from audiollm.models.encoders import encoder_of
 from audiollm.models.processing import AudioLLMFeatureExtractor
@@ -52,6 +53,9 @@ class AudioTextProcessor(ProcessorMixin):
     def num_audio_tokens(self, num_samples: int) -> int:
         """What a clip of `num_samples` counts in a budget of tokens: its frames."""
         return int(encoder_of(self.audio_config).num_frames(self.audio_config, num_samples))
+
+    def refuse_longer(self, clip: AudioPart, num_samples: int) -> None:
+        """No clip is too long: encoders here hear any length, in windows if need be."""
 
     def fingerprint(self) -> str:
         """Stands for all that decides what a clip counts."""

@@ -57,7 +57,7 @@ class AudioTextModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     trained_parts: frozenset[str] | set[str] = frozenset()  # by any stage so far
-    lora_config: Any = None  # there is none
+    lora_config = encoder_lora_config = None
     # It listens as an audio language model does: a frozen encoder keeps no graph, kept frames are taken, and each rank
     # runs what the others run.
     get_audio_frames: Any = AudioLLMModel.get_audio_frames
@@ -71,6 +71,11 @@ class AudioTextModel(PreTrainedModel):
         self.text_tower: Any = AutoModel.from_config(config.text_config, **without_pooler(config.text_config))
         self.projection = projection_of(config)
         self.post_init()
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What listens."""
+        return self.audio_tower
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:

@@ -56,6 +56,8 @@ class ReportData:
     versions: Mapping[str, str] = field(default_factory=dict)
     learned_from: Mapping[str, str] = field(default_factory=dict)
     """Stage -> its rows by source and licence, and how their sound was changed."""
+    text_check: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    """Stage -> name of rows without sound -> nats a token before and after the stage."""
     remarks: Sequence[str] = ()
     """What a reader of the scores should know, such as rows that could not be asked."""
     created: datetime = field(default_factory=lambda: datetime.now().astimezone())

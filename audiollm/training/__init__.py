@@ -13,7 +13,7 @@ def run_recipe(*args: Any, **kwargs: Any) -> Any:
 
 
 def dry_run(*args: Any, **kwargs: Any) -> Any:
-    """See `audiollm.training.dry_run.dry_run`; imported when called."""
-    from audiollm.training.dry_run import dry_run as run
+    """See `audiollm.training.rehearsal.dry_run`; imported when called."""
+    from audiollm.training.rehearsal import dry_run as run
 
     return run(*args, **kwargs)

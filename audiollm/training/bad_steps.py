@@ -52,15 +52,18 @@ class BadSteps(TrainerCallback):
         self.in_a_row += 1
         self.found.append({"step": state.global_step + 1, "rows": rows})
         named = ", ".join(rows[:NAMED]) + (" ..." if len(rows) > NAMED else "")
-        told = (
-            f"stage {self.stage}, step {state.global_step + 1}: the loss or its gradient is not finite; rows: {named}"
-        )
+        where = f"stage {self.stage}, step {state.global_step + 1}"
         if self.in_a_row >= self.limit:
             raise ValueError(
-                f"{told}. Such steps in a row: {self.in_a_row} (max_bad_steps={self.limit}); "
-                "look at these rows, or lower the learning rate"
+                f"{where}: the loss or its gradient was not finite in {self.in_a_row} steps in a row "
+                f"(max_bad_steps={self.limit}), so the weights have most likely diverged: lower the learning rate; "
+                f"or look at the rows: {named}"
             )
-        print(f"{told}; the step is skipped", flush=True)
+        print(f"{where}: the loss or its gradient is not finite; rows: {named}; the step is skipped", flush=True)
+
+    def since(self, step: int) -> int:
+        """Bad steps after one."""
+        return sum(one["step"] > step for one in self.found)
 
     def is_finite(self, parameters: list[Any]) -> bool:
         """Whether every gradient and every loss of the step is finite, on all ranks."""

@@ -10,10 +10,10 @@ from typing import Any
 from audiollm.models.attention import layout_of, prefer_blocks
 
 
-def prepare_attention(language_model: Any, wanted: str | None) -> None:
+def prepare_attention(language_model: Any, wanted: str | None, *, shares_audio: bool = True) -> None:
     """The attention that training goes by; ValueError where the model has not the one that is asked for.
 
-    Where the questions of a clip cannot share it, a line says so.
+    Where the questions of a clip cannot share it, as where `shares_audio` is false, a line says so.
     """
     if wanted is not None:
         try:
@@ -22,11 +22,14 @@ def prepare_attention(language_model: Any, wanted: str | None) -> None:
             raise ValueError(f"model.attn_implementation={wanted} is not to be had here: {error}") from error
         if language_model.config._attn_implementation != wanted:
             raise ValueError(f"{language_model.config.model_type} has no attention {wanted!r}; leave it out")
-    prefer_blocks(language_model)
+    if shares_audio:
+        prefer_blocks(language_model)
     reason = {
         "rows": "it mixes tokens otherwise than by attention, so that no mask can keep questions apart",
         "varlen": "flash attention knows no mask; flex_attention or sdpa would do",
     }.get(layout_of(language_model))
+    if reason is None and not shares_audio:
+        reason = "it is used in a way that was not shown to be exact with shared audio"
     if reason:
         print(
             f"the questions of a clip do not share it, each hears it by itself: the language model is of type "

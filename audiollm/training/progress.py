@@ -33,6 +33,7 @@ class StageProgress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar, at the step where a resumed stage goes on."""
+        self.trainer.logged_at = state.global_step
         if state.is_world_process_zero:
             self.told = len(self.trainer.bad_rows.quarantine.rows)  # those were told when the rows were read
             self.bar = tqdm(

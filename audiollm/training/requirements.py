@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from audiollm.models.encoders.registry import names_itself
 from audiollm.models.locate import unreachable
 from audiollm.models.quantize import check_scheme, require_bitsandbytes
 from audiollm.models.settings import nearest
@@ -25,8 +26,7 @@ class Sharding(NamedTuple):
 
 def require_libraries(recipe: Recipe) -> None:
     """ImportError, with the way out, if the recipe wants bitsandbytes and it is not installed."""
-    if recipe.model.llm is not None:
-        check_scheme(recipe.model.llm.quantize)
+    check_scheme(recipe.model.quantize if recipe.model.llm is None else recipe.model.llm.quantize)
     for stage in recipe.stages.values():
         optimizer = str(stage.trainer.get("optim", ""))
         if needs_bitsandbytes(optimizer):
@@ -40,7 +40,9 @@ def require_parts(recipe: Recipe) -> None:
     if model_type is not None and model_type not in CONFIG_MAPPING_NAMES:
         near = nearest(model_type, CONFIG_MAPPING_NAMES)
         raise recipe.error(f"{key}.config.model_type", f"{model_type!r} is not of transformers; {near}")
-    blocks = [("model.encoder", encoder) for encoder in recipe.model.encoders] + [(key, reader)]
+    # what only a class's own loader can read, be it a user's or another package's, that loader asks for
+    encoders = [one for one in recipe.model.encoders if one.name is None or names_itself(one.name)]
+    blocks = [*(("model.encoder", one) for one in encoders), (key, reader)]
     for part, block in blocks:
         if block is None or block.checkpoint is None:
             continue

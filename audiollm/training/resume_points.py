@@ -1,13 +1,31 @@
-"""Resume points on disk: which is the newest that is whole. Not here: how they are written (trainer.py)."""
+"""Resume points on disk: when there are more of them, and which is the newest that is whole.
+
+Not here: how they are written (trainer.py).
+"""
 
 from pathlib import Path
+from typing import Any
 
+from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerState
 
 from audiollm.models.locate import damaged_file
 
 PREFIX = "checkpoint-"
 STATE = "trainer_state.json"
+
+
+class MoreResumePoints(TrainerCallback):
+    """Resume points beside those at each validation: every so many steps, or every share of all steps below 1."""
+
+    def __init__(self, every: float) -> None:
+        self.every = every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for one where it is due."""
+        every = self.every if self.every >= 1 else max(round(self.every * state.max_steps), 1)
+        if state.global_step % every == 0:
+            control.should_save = True
 
 
 def newest_whole(folder: Path) -> str | None:

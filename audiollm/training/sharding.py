@@ -21,8 +21,9 @@ def shard(stage: StageModel, device: torch.device) -> None:
     """Shard the language model, and an encoder that trains, over all ranks; the rest goes to the device whole."""
     base = stage.model.model
     large = [base.language_model, stage.model.lm_head]
-    if any(parameter.requires_grad for parameter in base.audio_tower.parameters()):
-        large.append(base.audio_tower)
+    encoder = stage.model.encoder
+    if any(parameter.requires_grad for parameter in encoder.parameters()):
+        large.append(encoder)
     sharded = {
         parameter for part in large for name, parameter in part.named_parameters() if can_be_sharded(name, parameter)
     }

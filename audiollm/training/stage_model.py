@@ -1,6 +1,6 @@
 """The model of a stage: the audio language model and the stage's objectives, as one module that a trainer can wrap."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.splice import Kept
+from audiollm.models.two_towers import AudioTextModel
 from audiollm.training.objectives import Objective
-from audiollm.training.objectives.base import Heard
+from audiollm.training.objectives.base import Heard, model_arguments
 
 
 class StageModel(nn.Module):
@@ -29,16 +30,22 @@ class StageModel(nn.Module):
         """Recompute activations in the backward pass instead of keeping them."""
         self.model.activation_checkpointing_enable(**kwargs)
 
-    def forward(self, batch: Mapping[str, Any], num_items: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """`num_items` [K] float: the count of each objective, in order, over the whole optimizer step."""
-        heard = self.listen(batch)
+    def forward(
+        self, batch: Mapping[str, Any], num_items: Tensor, others: Mapping[str, Objective] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`num_items` [K] float: the count of each objective, in order, over the whole optimizer step.
+
+        `others`: objectives that the model is measured by, in place of its own.
+        """
+        asked: Mapping[str, Any] = self.objectives if others is None else others
+        heard = self.listen(batch, asked.values())
         values = {}
-        for number, (name, objective) in enumerate(self.objectives.items()):
+        for number, (name, objective) in enumerate(asked.items()):
             if objective.needs_frames and objective.count(batch) == 0:
                 values[name] = objective.nothing(heard)
             else:
                 values[name] = objective(heard, batch, num_items[number].clamp(min=1))
-        total = sum(self.objectives[name].weight * value for name, value in values.items())
+        total: Any = sum(asked[name].weight * value for name, value in values.items())
         if torch.is_grad_enabled() and not total.requires_grad:  # text alone, in a stage that trains what listens
             total = total + self.nothing()
         return total, {name: value.detach() for name, value in values.items()}
@@ -47,11 +54,13 @@ class StageModel(nn.Module):
         """Zero, with a gradient of zero."""
         return next(parameter for parameter in self.parameters() if parameter.requires_grad).sum() * 0.0
 
-    def listen(self, batch: Mapping[str, Any]) -> Heard:
-        """The encoder's output where an objective asks for it; a batch of text has none."""
-        base = self.model.base_model
+    def listen(self, batch: Mapping[str, Any], objectives: Collection[Objective]) -> Heard:
+        """What the parts make of the batch as far as the objectives ask for it; a batch of text has no sound."""
+        base = self.model if isinstance(self.model, AudioTextModel) else self.model.model
         heard = Heard(self.model)
-        if any(objective.needs_frames for objective in self.objectives.values()):
+        if any(objective.needs_hidden for objective in objectives):
+            heard.hidden_BSD = base(**model_arguments(batch), use_cache=False).last_hidden_state
+        if any(objective.needs_frames for objective in objectives):
             if "input_values" in batch or "audio_frames" in batch:
                 names = ("audio_frames", "audio_frames_mask", "audio_is_cached")
                 kept = Kept(*(batch[name] for name in names)) if "audio_frames" in batch else None
@@ -59,12 +68,15 @@ class StageModel(nn.Module):
                 heard.frames_NTC, heard.mask_NT = frames
             elif base.trains_on_ranks:
                 heard.frames_NTC, heard.mask_NT = base.get_audio_frames(*base.silent_clip())
+        if heard.frames_NTC is not None and any(objective.needs_vectors for objective in objectives):
+            heard.vectors_NKD, heard.vectors_mask_NK = base.connect(heard.frames_NTC, heard.mask_NT)
         return heard
 
     def weighted(self, values: Tensor) -> float:
         """The stage's loss from the value [K] of each objective."""
         return sum(float(o.weight) * float(value) for o, value in zip(self.objectives.values(), values, strict=True))
 
-    def counts(self, batch: Mapping[str, Any]) -> Tensor:
-        """Items of each objective in a batch [K] float, on the CPU."""
-        return torch.tensor([float(objective.count(batch)) for objective in self.objectives.values()])
+    def counts(self, batch: Mapping[str, Any], others: Mapping[str, Objective] | None = None) -> Tensor:
+        """Items of each objective, or of others, in a batch [K] float, on the CPU."""
+        asked = self.objectives if others is None else others
+        return torch.tensor([float(objective.count(batch)) for objective in asked.values()])

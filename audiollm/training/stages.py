@@ -36,13 +36,23 @@ from audiollm.data.mixture import Mixture
 from audiollm.data.pairs import Pairs
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import fingerprint, of_tasks
-from audiollm.models.attention import BLOCKS, layout_of
-from audiollm.models.checkpoint import copy_checkpoint, save_checkpoint
+from audiollm.models.attention import BLOCKS
+from audiollm.models.checkpoint import copy_checkpoint, damaged_checkpoint, save_checkpoint
 from audiollm.models.configuration import AudioTextConfig
-from audiollm.models.freezing import add_lora, has_lora, require_lora, select_trainable
+from audiollm.models.freezing import (
+    CONFIGS,
+    add_lora,
+    has_lora,
+    merge_lora,
+    require_lora,
+    select_trainable,
+    set_lora_scale,
+)
 from audiollm.models.locate import resolve_checkpoint, type_of
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
-from audiollm.models.parts import Built, build, match_connector_scale
+from audiollm.models.native.loading import is_native, load_native
+from audiollm.models.native.processing import NativeProcessor
+from audiollm.models.parts import Built, build, match_connector_scale, renew_connector
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
@@ -55,7 +65,7 @@ from audiollm.training.bad_rows import BadRows, TooManyBadRows, sentence, too_ma
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.features import fill, open_store
 from audiollm.training.kernels import apply_liger, prepare_attention
-from audiollm.training.objectives import Objective, build_objective, objectives_of
+from audiollm.training.objectives import OBJECTIVES, Objective, build_objective, objectives_of
 from audiollm.training.objectives.towers import Towers
 from audiollm.training.progress import StageProgress
 from audiollm.training.ranks import is_main, written_to
@@ -67,12 +77,14 @@ from audiollm.training.requirements import (
     require_libraries,
     require_parts,
 )
-from audiollm.training.resume_points import PREFIX, STATE, newest_whole
+from audiollm.training.resume_points import PREFIX, STATE, MoreResumePoints, newest_whole
 from audiollm.training.signals import StopOnSignal, Stopped
 from audiollm.training.stage_data import StageData, by_task, origin, read_rows
 from audiollm.training.stage_model import StageModel
+from audiollm.training.text_check import TextCheck, text_figures, text_rows
 from audiollm.training.trainer import StageTrainer
 
+LORA = {"lora": "LoRA", "encoder_lora": "the encoder's LoRA"}
 Sampler = Callable[[Any, Any, list[Row]], None]
 """Shows some answers of a model: (model, processor, rows); handed in by the command line."""
 
@@ -143,7 +155,14 @@ class RunFolder:
             before = self.stages[stage]["settings"]
             of_ranks = () if before.get("ranks", 1) == settings["ranks"] else ("a step",)  # done elsewhere, it is done
             refuse_changes(f"stage {stage} was done", before, settings, self.path / stage, but=("engine", *of_ranks))
+            if damage := damaged_checkpoint(self.path / stage):
+                raise ValueError(
+                    f"stage {stage} is done, but {self.path / stage} is damaged: {damage}; "
+                    "bring the files back, or delete that folder to train it again"
+                )
             return True
+        if stage in self.stages and is_main():
+            print(f"stage {stage}: it was done, and its folder is gone; it is trained again, and all after it")
         if begun.is_file() and any(begun.parent.glob(f"{PREFIX}*")):
             before = json.loads(begun.read_text())
             refuse_changes(f"stage {stage} was begun", before, settings, begun.parent)
@@ -175,10 +194,8 @@ def refuse_changes(
             difference = f"before {key.removeprefix('rows.')} was changed"
         if key == "a step":
             difference += " (ranks x per_device_train_batch_size x gradient_accumulation_steps, which must stay)"
-        raise ValueError(
-            f"{what} {difference}{f' ({len(changed) - 1} more differ)' if len(changed) > 1 else ''}; "
-            f"use another `output=`, or delete {folder} to train it again"
-        )
+        more = f" (and {', '.join(changed[1:4])} differ{' ...' if len(changed) > 4 else ''})" if changed[1:] else ""
+        raise ValueError(f"{what} {difference}{more}; use another `output=`, or delete {folder} to train it again")
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -222,6 +239,7 @@ def run_recipe(
     for entry in recipe.evaluate:
         if entry.tasks is not None:
             of_tasks(read_rows(entry.path, None, False)[0], entry.tasks, entry.path)
+    text_rows(recipe)
     data = {name: StageData.load(recipe, recipe.stages[name]) for name in todo}
     for name in todo:
         check_objectives(recipe, name, data[name].train)
@@ -241,8 +259,7 @@ def run_recipe(
             if built is None:
                 built = start_model(recipe, run, before)
                 refuse_sharded_bits(built.model.config.quantize, sharding)
-                if (language_model := language_model_of(built)) is not None:
-                    prepare_attention(language_model, recipe.model.attn_implementation)
+                attend(built, recipe)
             built = train_stage(recipe, name, built, data[name], run, sounds, started, sharding, sample=sample)
             started = time.perf_counter()
     return run.path / wanted[-1]
@@ -289,23 +306,20 @@ def start_model(recipe: Recipe, run: RunFolder, before: list[str]) -> Built:
         missing = ", ".join(name for name in before if name not in run.stages)
         raise ValueError(f"stage {missing} comes first and is not done in {run.path}; run it, or drop --stage")
     if before:
-        return load_built(run.path / before[-1], recipe.in_bfloat16)
+        return load_built(run.path / before[-1], recipe.in_bfloat16, quantize=recipe.model.quantize)
     if recipe.model.checkpoint:
-        folder = resolve_checkpoint(recipe.model.checkpoint)
+        base = {"checkpoint": recipe.model.checkpoint, "revision": recipe.model.revision}
+        folder = resolve_checkpoint(recipe.model.checkpoint, revision=recipe.model.revision)
         require_kind(recipe, folder)
-        built = load_built(folder, recipe.in_bfloat16)
+        built = load_built(folder, recipe.in_bfloat16, quantize=recipe.model.quantize, base=base)
+        if recipe.model.connector is not None:
+            if isinstance(built.processor, NativeProcessor):
+                raise recipe.error("model.connector", "is for checkpoints of this package; this one keeps its own")
+            set_seed(recipe.seed)
+            renew_connector(built, recipe.model.connector)
+            print(f"connector: a new {recipe.model.connector['name']} in place of the checkpoint's")
         return built if recipe.model.is_two_towers else Built(built.model, with_prompts(built.processor, recipe.model))
     return build_parts(recipe)
-
-
-def load_built(folder: str | Path, in_bfloat16: Collection[str] = ()) -> Built:
-    """A checkpoint's model and processor, in the type in which it was saved, but these bases in bfloat16."""
-    if type_of(Path(folder)) == AudioTextConfig.model_type:
-        towers: Any = load_towers(folder, in_bfloat16=in_bfloat16)
-        reads: Any = AudioTextProcessor.from_pretrained(str(folder))
-        return Built(towers, reads)
-    model = AudioLLMForConditionalGeneration.from_pretrained(str(folder), in_bfloat16=in_bfloat16)
-    return Built(model, AudioLLMProcessor.from_pretrained(str(folder)))
 
 
 def require_kind(recipe: Recipe, folder: Path) -> None:
@@ -314,6 +328,35 @@ def require_kind(recipe: Recipe, folder: Path) -> None:
     if asked != found:
         way_out = "holds two towers: say `kind: two_towers`" if found else "holds an audio language model: leave it out"
         raise recipe.error("model.kind", f"is {recipe.model.kind}, and {recipe.model.checkpoint} {way_out}")
+
+
+def load_built(
+    folder: str | Path,
+    in_bfloat16: Collection[str] = (),
+    *,
+    quantize: str | None = None,
+    base: Mapping[str, Any] | None = None,
+) -> Built:
+    """A checkpoint's model and processor, in the type in which it was saved, but these bases in bfloat16.
+
+    `base`: what a model that transformers has itself is called, where it does not lie in the folder by its name.
+    """
+    if is_native(folder):
+        return load_native(folder, base=base, quantize=quantize, in_bfloat16=in_bfloat16)
+    if type_of(Path(folder)) == AudioTextConfig.model_type:
+        towers: Any = load_towers(folder, in_bfloat16=in_bfloat16)
+        reads: Any = AudioTextProcessor.from_pretrained(str(folder))
+        return Built(towers, reads)
+    model = AudioLLMForConditionalGeneration.from_pretrained(str(folder), quantize=quantize, in_bfloat16=in_bfloat16)
+    return Built(model, AudioLLMProcessor.from_pretrained(str(folder)))
+
+
+def attend(built: Built, recipe: Recipe) -> None:
+    """The attention that the stages go by; that of two towers is their own."""
+    model = built.model
+    if isinstance(model, AudioTextModel):
+        return
+    prepare_attention(model.model.language_model, recipe.model.attn_implementation, shares_audio=model.shares_audio)
 
 
 def with_prompts(processor: AudioLLMProcessor, block: ModelSettings) -> AudioLLMProcessor:
@@ -386,13 +429,15 @@ def train_stage(
     """
     stage = recipe.stages[name]
     set_seed(recipe.seed)
+    if isinstance(built.processor, NativeProcessor):
+        refuse_frames(stage, f"stages.{name}")
     trainable = prepare_model(built, stage)
     objectives = build_objectives(stage, built)
     work = run.work(name)
     interrupted = run.is_begun(name)
     if is_main():
         run.begin(name, stage_settings(recipe, name, sharding))
-    encoder: Any = built.model.base_model.audio_tower
+    encoder: Any = built.model.encoder
     store = open_store(recipe, encoder) if stage.data.cache_features else None
     trainer = build_trainer(recipe, name, built, objectives, data, run, sounds, sharding, store)
     describe(name, trainable, trainer)
@@ -404,8 +449,8 @@ def train_stage(
     finish_stage(recipe, name, built, trainer, data, run, sharding)
     if trainer.is_sharded:  # nobody takes a model out of DeepSpeed's hands, or FSDP2's
         unset_hf_deepspeed_config()
-        built = load_built(run.path / name, recipe.in_bfloat16)
-        prepare_attention(built.model.model.language_model, recipe.model.attn_implementation)
+        built = load_built(run.path / name, recipe.in_bfloat16, quantize=recipe.model.quantize)
+        attend(built, recipe)
     if is_main() and sample is not None and data.validation and "language_modeling" in objectives:
         sample(built.model, built.processor, data.validation)
     return built
@@ -419,7 +464,7 @@ def run_trainer(trainer: StageTrainer, name: str, work: Path, started: float, in
     last = newest_whole(work)
     if interrupted:
         where = f"goes on after step {last.rpartition('-')[2]}" if last else "starts again: it had no resume point yet"
-        print(f"stage {name} was interrupted and {where} (resume points: every {trainer.args.save_steps:g} steps)")
+        print(f"stage {name} was interrupted and {where} (resume points: every {trainer.saves_every:g} steps)")
     trainer.started = started - seconds_before(last)
     stop = StopOnSignal()
     trainer.add_callback(stop)
@@ -471,13 +516,24 @@ def finish_stage(
 
 
 def prepare_lora(model: AudioLLMForConditionalGeneration, stage: StageSettings) -> None:
-    """New LoRA where the stage trains it and the model has none; what is there goes on if the recipe asks the same."""
-    if stage.adapters is not None and not has_lora(model):
-        add_lora(model, **stage.adapters.model_dump())
-    elif stage.adapters is not None:
-        if stage.lora is not None:
-            require_lora(model, **stage.lora.model_dump())
-        print(f"LoRA (r={model.lora_config.r}, alpha={model.lora_config.lora_alpha:g}) is there already and trains on")
+    """New LoRA where the stage trains it and the model has none; what is there goes on if the recipe asks the same.
+
+    Before that it is merged if the stage says so, and afterwards scaled.
+    """
+    if stage.merge_lora:
+        if not has_lora(model):
+            raise ValueError("merge_lora: the model has no LoRA to merge; no stage before this one trained any")
+        merge_lora(model)
+    for part, settings in stage.adapters.items():
+        if not has_lora(model, part):
+            add_lora(model, **settings.model_dump(), part=part)
+            continue
+        if getattr(stage, part) is not None:
+            require_lora(model, **settings.model_dump(), part=part)
+        there = getattr(model, CONFIGS[part])
+        print(f"{LORA[part]} (r={there.r}, alpha={there.lora_alpha:g}) is there already and trains on")
+    if stage.lora_scale is not None:
+        set_lora_scale(model, stage.lora_scale)
 
 
 def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
@@ -486,7 +542,7 @@ def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
     if stage.trainer.get("use_liger_kernel"):
         apply_liger(model.model.language_model, stage.trainer.get("liger_kernel_config"))
     prepare_lora(model, stage)
-    if "connector" in stage.train and "connector" not in model.trained_parts:
+    if "connector" in stage.train and "connector" not in {*model.trained_parts, *(model.config.bases or {})}:
         match_connector_scale(model)
     return select_trainable(model, list(stage.train))
 
@@ -501,8 +557,21 @@ def check_objectives(recipe: Recipe, name: str, rows: list[Row]) -> None:
         except ValidationError as error:
             finding = error.errors()[0]
             raise recipe.error(".".join([key, *map(str, finding["loc"])]), finding["msg"]) from error
+        if told := known[objective].refusal(settings, list(recipe.stages[name].train)):
+            raise recipe.error(key, told)
         if not known[objective].has_items(settings, rows):
             raise recipe.error(key, "finds nothing to learn in the rows of the stage: " + known[objective].needs)
+
+
+def refuse_frames(stage: StageSettings, key: str) -> None:
+    """ValueError for a stage of a model that transformers has itself which asks for its encoder's frames."""
+    asking = [f"objectives.{name}" for name in stage.objectives if OBJECTIVES[name].needs_frames]
+    asking += ["data.cache_features"] * stage.data.cache_features
+    if asking:
+        raise ValueError(
+            f"{key}.{asking[0]} works on the frames of an encoder of this package, and the model has its own; "
+            "leave it out"
+        )
 
 
 def check_licences(recipe: Recipe, name: str, data: StageData) -> None:
@@ -535,13 +604,12 @@ def build_trainer(
     """The trainer of a stage."""
     stage = recipe.stages[name]
     with_text = any(objective.needs_text for objective in objectives.values())
+    teacher_text = next(filter(None, (objective.teacher_text for objective in objectives.values())), None)
     quarantine = run.quarantine(name)
     limits = Limits(stage.data.max_tokens, positions_of(built.model), stage.data.too_long)
-    language_model = language_model_of(built)
-    kind = recordings_of(objectives)
 
     def recordings(rows: list[Row], groups: Any = None, augment: Augmenter | None = None) -> Recordings:
-        found = kind(
+        found = recordings_of(built.model, stage)(
             rows,
             built.processor,
             seed=recipe.seed,
@@ -550,10 +618,11 @@ def build_trainer(
             with_text=with_text,
             sounds=sounds,
             features=features,
-            share_audio=language_model is not None and layout_of(language_model) == "branches",
+            share_audio=not isinstance(built.model, AudioTextModel) and built.model.layout == "branches",
             limits=limits,
             groups=groups,
             augment=augment,
+            teacher_text=teacher_text,
         )
         if stage.data.measured:
             leave_out_too_long(found, quarantine, stage.data.max_bad_fraction)
@@ -568,7 +637,7 @@ def build_trainer(
         validation={task: recordings(rows) for task, rows in by_task(data.validation, with_text).items()},
         collator=collator_of(built, objectives, stage.data.pack_tokens),
         learning_rates=stage.learning_rates,
-        trained=set(built.model.trained_parts) | (set(stage.train) - {"lora"}),
+        trained=set(built.model.trained_parts) | (set(stage.train) - {"lora", "encoder_lora"}),
         bad_rows=BadRows(quarantine, stage.data.max_bad_fraction),
         bad_steps=BadSteps(name, stage.max_bad_steps),
         batch_tokens=stage.data.batch_tokens,
@@ -581,18 +650,21 @@ def build_trainer(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(StageProgress(name, trainer))
+    trainer.saves_every = trainer.args.save_steps
+    if every := more_resume_points(stage.trainer):
+        trainer.saves_every = every
+        trainer.add_callback(MoreResumePoints(every))
+    if recipe.text_check:
+        trainer.add_callback(TextCheck(name, trainer, text_rows(recipe)))
     return trainer
 
 
-def language_model_of(built: Built) -> Any:
-    """The language model without its head; None of two towers."""
-    return None if isinstance(built.model, AudioTextModel) else built.model.model.language_model
-
-
-def recordings_of(objectives: Mapping[str, Objective]) -> Callable[..., Recordings]:
-    """The class of recordings that the objectives learn from: pairs with a text for two towers."""
-    towers = [objective for objective in objectives.values() if isinstance(objective, Towers)]
-    return partial(Pairs, words=towers[0].target) if towers else Recordings
+def recordings_of(model: Any, stage: StageSettings) -> Callable[..., Recordings]:
+    """The class of recordings that a stage learns from: pairs with a text for two towers."""
+    if not isinstance(model, AudioTextModel):
+        return Recordings
+    settings: Any = Towers.Settings.model_validate(stage.objectives["contrastive"].model_dump())
+    return partial(Pairs, words=settings.target)
 
 
 def leave_out_too_long(recordings: Recordings, quarantine: Quarantine, max_fraction: float) -> None:
@@ -618,15 +690,17 @@ def collator_of(built: Built, objectives: dict[str, Objective], pack_tokens: int
 
     All clips of a micro-batch are in one sequence where attention skips what they do not see of each other.
     """
-    language_model = language_model_of(built)
-    if language_model is None:
-        return Collator(0, targets=[objective.targets for objective in objectives.values()])
+    targets = [objective.targets for objective in objectives.values()]
+    if isinstance(built.model, AudioTextModel):
+        return Collator(0, targets=targets)
+    language_model: Any = built.model.model.language_model
     skips = language_model.config._attn_implementation in (BLOCKS, "flex_attention")
     return Collator(
         built.processor.tokenizer.pad_token_id or 0,
-        layout=layout_of(language_model),
+        layout=built.model.layout,
+        hear=built.processor.features if isinstance(built.processor, NativeProcessor) else None,
         pack_tokens=pack_tokens or (sys.maxsize if skips else None),
-        targets=[objective.targets for objective in objectives.values()],
+        targets=targets,
     )
 
 
@@ -658,6 +732,8 @@ def training_arguments(
     if validates and strategy != "no":
         defaults["eval_strategy"] = strategy
         defaults["eval_steps"] = given.get("eval_steps", given.get("save_steps", 500))
+        if more_resume_points(given):  # which are not the library's: each validation is one, and these come between
+            given["save_steps"] = defaults["eval_steps"]
         defaults["save_steps"] = defaults["eval_steps"]
         ours |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
         ours["save_strategy"] = strategy  # the best one must have been saved
@@ -665,6 +741,15 @@ def training_arguments(
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where it is installed, would wonder
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "logs" / name)
     return TrainingArguments(**{**defaults, **given, **ours})
+
+
+def more_resume_points(given: Mapping[str, Any]) -> float | None:
+    """`save_steps` where it is no multiple of `eval_steps`: resume points beside those at each validation."""
+    wanted, each = given.get("save_steps"), given.get("eval_steps")
+    if wanted is None or each is None:
+        return None
+    whole = float(wanted).is_integer() and float(each).is_integer()
+    return None if whole and wanted % each == 0 else float(wanted)
 
 
 def describe(name: str, trainable: Mapping[str, int], trainer: StageTrainer) -> None:
@@ -713,5 +798,15 @@ def record_of(recipe: Recipe, name: str, trainer: StageTrainer, data: StageData,
         "rows_left_out": sum(row["found"] != "hearing" for row in bad_rows),
         "bad_steps": trainer.bad_steps.found,
         "licences": [(license, source, rows) for (license, source), rows in data.licences.items()],
+        "hours": hours_of(trainer.recordings),
         "augmentation": str(trainer.recordings.augment or ""),
+        "text_check": text_figures(history, [check.title for check in recipe.text_check]),
     }
+
+
+def hours_of(recordings: Recordings) -> float | None:
+    """Hours of sound of a stage's recordings, once each; None where that is not known without reading."""
+    if not isinstance(recordings.groups, list):
+        return None
+    seconds = [recordings.seconds(number) for number, rows in enumerate(recordings.groups) if rows[0].clips]
+    return round(sum(seconds) / 3600, 3) if seconds and all(seconds) else None

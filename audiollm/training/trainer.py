@@ -32,6 +32,7 @@ from audiollm.models.freezing import part_of
 from audiollm.training.bad_rows import BadRows
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.muon import Muon, matrices
+from audiollm.training.objectives import Objective
 from audiollm.training.ranks import written_to
 from audiollm.training.resume_points import PREFIX, STATE
 from audiollm.training.sharding import shard, shard_optimizer_state, whole_optimizer_state, whole_state
@@ -100,6 +101,8 @@ class StageTrainer(Trainer):
         self.started = time.perf_counter()  # less what was spent before the stage was interrupted
         self.values: dict[str, Any] = defaultdict(float)
         self.items = 0.0  # of all objectives, so far
+        self.logged_at = 0  # the step of the last line
+        self.saves_every: float = 0
         self.rates: dict[str, float] = {}  # each part's learning rate in this step
         self.loss_is_scaled_for_ga = True  # the objectives divide by the count of the whole step
 
@@ -140,7 +143,7 @@ class StageTrainer(Trainer):
     def whole_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What a checkpoint stores of the model and of the objectives' heads, out of its shards; for all ranks."""
         stage = self.stage_model
-        parts = {*stored_parts(stage.model, self.trained | set(stage.model.trained_parts)), "lora"}
+        parts = {*stored_parts(stage.model, self.trained | set(stage.model.trained_parts)), "lora", "encoder_lora"}
         state = whole_state(stage.model, lambda name: part_of(name) in parts)
         return state, whole_state(stage.objectives, lambda name: True)
 
@@ -246,12 +249,20 @@ class StageTrainer(Trainer):
         """Adds each objective's loss, each part's learning rate, the throughput since the last line, and the time."""
         logs = logs | {"seconds": round(time.perf_counter() - self.started, 1), "bad_rows": self.bad_rows.settle()}
         if "loss" in logs:
+            loss = self.over_good_steps(logs.pop("loss"))
+            logs = logs if loss is None else {"loss": loss} | logs
             if len(self.values) > 1:
                 logs |= {name: self.mean_over_steps(value) for name, value in self.values.items()}
             self.values.clear()
             logs |= self.rates
             logs |= self.throughput.take(self.accelerator)
         super().log(logs, start_time)
+
+    def over_good_steps(self, loss: float) -> float | None:
+        """The loss a step since the last line without the steps that were skipped, which counted as 0."""
+        steps, self.logged_at = self.state.global_step - self.logged_at, self.state.global_step
+        good = steps - self.bad_steps.since(self.logged_at - steps)
+        return loss * steps / good if good else None
 
     def mean_over_steps(self, value: Tensor) -> float:
         """An objective's loss a step since the last line, from what it gave over all ranks."""
@@ -272,15 +283,17 @@ class StageTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def validate(self, recordings: Recordings) -> tuple[Tensor, Tensor]:
-        """Each objective's loss summed over a validation set [K], and its items [K]."""
+    def validate(self, recordings: Recordings, others: Mapping[str, Objective] | None = None) -> tuple[Tensor, Tensor]:
+        """Each objective's loss summed over a validation set [K], and its items [K]; or those of others."""
         lengths = [recordings.seconds(number) for number in range(len(recordings))]
         sampler = BatchSampler(lengths, self.args.per_device_eval_batch_size, shuffle=False)
-        sums, items = torch.zeros(2, len(self.stage_model.objectives), dtype=torch.float64)
+        asked = self.stage_model.objectives if others is None else others
+        sums, items = torch.zeros(2, len(asked), dtype=torch.float64)
         for batch in self.loader(recordings, sampler):
             self.bad_rows.note(batch)
-            counts = self.stage_model.counts(batch)
-            _, values = self.stage_model(batch=self._prepare_inputs(batch), num_items=counts.to(self.args.device))
+            counts = self.stage_model.counts(batch, others)
+            inputs, num_items = self._prepare_inputs(batch), counts.to(self.args.device)
+            _, values = self.stage_model(batch=inputs, num_items=num_items, others=others)
             sums += torch.stack([*values.values()]).cpu() * counts
             items += counts
         return sums, items
@@ -288,8 +301,13 @@ class StageTrainer(Trainer):
     # checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Everything that an exact resume needs, under a temporary name that is renamed when it is whole."""
+        """Everything that an exact resume needs, under a temporary name that is renamed when it is whole.
+
+        None while steps are skipped: the weights may be what is wrong.
+        """
         self.bad_rows.settle()
+        if self.bad_steps.in_a_row:
+            return
         target = Path(str(self.args.output_dir)) / f"{PREFIX}{self.state.global_step}"
         partial = target.with_name(target.name + ".partial")
         with written_to(target, self.accelerator):

@@ -14,7 +14,7 @@ from audiollm.resources import packaged_files
 from audiollm.training.objectives import OBJECTIVES
 
 RECIPE_FILES = ("audiollm/recipe.py", "audiollm/recipe_files.py", "audiollm/recipe_trainer.py")
-READ_WHILE_LOADING = {"base", "lora"}  # lora: as `adapters`, with its defaults
+READ_WHILE_LOADING = {"base", "lora", "encoder_lora"}  # lora: as `adapters`, with its defaults
 
 
 def test_every_recipe_loads_and_loads_again_as_it_is_kept(tmp_path):

@@ -1,30 +1,31 @@
-"""The shipped recipes that need no corpus of ours run as their READMEs say, with tiny models and tones.
+"""The shipped recipes run as they stand, with two-layer models of their architectures and tones in the place of sets.
 
-whisper_qwen: the README's programs make the rows out of made-up sources with the columns of the real ones; stand-ins of
-the same architectures train on them, two steps a stage. finetune: its commands are run, from the folder to the chat.
+Every recipe that names public checkpoints trains two steps of each stage on stand-ins; one of them is judged and
+answers too. finetune: the commands of its page are run, from the folder to the chat.
 """
 
 import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
-import chat_templates
 import pytest
+import stand_ins
 import torch
-from datasets import Audio, Dataset
+import yaml
 from guards.repository import ROOT, blocks, commands
-from tiny import ENCODER, LLM, LLMS, RATE, WIDE, tiny, tones, write_tones
-from transformers import Qwen3Config, Qwen3ForCausalLM, WhisperConfig, WhisperModel
+from tiny import RATE, tiny, tones, write_tones
 from typer.testing import CliRunner
 
 from audiollm import cli
-from audiollm.audio import encode, write
+from audiollm.audio import write
 from audiollm.conversation import AudioPart, Message, TextPart
-from audiollm.data.sources import load_rows
 from audiollm.inference import load
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora
+from audiollm.recipe import load_recipe
+from audiollm.resources import packaged_files
 
 
 def run(*words: str) -> str:
@@ -34,116 +35,79 @@ def run(*words: str) -> str:
     return done.output
 
 
-# -------------------------------------------------------------------------------------------------------- whisper_qwen
+# ---------------------------------------------------------------------------------------------- of public checkpoints
 
-WHISPER_QWEN = (ROOT / "recipes/whisper_qwen/README.md").read_text()
-
-
-@pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory):
-    """Folders of a Whisper and of a Qwen3 with its chat template, as the Hub would give them, of two layers each."""
-    folder = tmp_path_factory.mktemp("hub")
-    torch.manual_seed(0)
-    WhisperModel(WhisperConfig(**ENCODER)).save_pretrained(folder / "whisper")
-    tokenizer = chat_templates.qwen()
-    tokenizer.chat_template = chat_templates.QWEN3
-    padded = len(tokenizer) + 20  # as the public ones, whose embedding has more rows than the tokenizer has tokens
-    config = Qwen3Config(**LLM | WIDE, **LLMS["qwen3"], vocab_size=padded, eos_token_id=tokenizer.eos_token_id)
-    Qwen3ForCausalLM(config).save_pretrained(folder / "qwen3")
-    tokenizer.save_pretrained(folder / "qwen3")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """The rows that the README's programs make."""
-    folder = tmp_path_factory.mktemp("whisper_qwen") / "data"
-    for split in ("development", "validation"):
-        names = write_tones(folder / "clotho" / split, 3)
-        captions = [["Rain.", '"Wet, loud."']]
-        write_table(folder / f"clotho/clotho_captions_{split}.csv", "file_name,caption_1,caption_2", names, captions)
-    names = write_tones(folder / "clotho_aqa/audio_files", 2)
-    for split in ("train", "val", "test"):
-        given = [["Is it café noise?", answer, "yes"] for answer in ("yes", "no", "yes")]
-        path = folder / f"clotho_aqa/clotho_aqa_{split}.csv"
-        write_table(path, "file_name,QuestionText,answer,confidence", names, given)
-        path.write_bytes(path.read_text().encode("latin-1"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder.parent)
-        patch.setattr("datasets.load_dataset", lambda name, *_, split: HUB[name])
-        for program in blocks(WHISPER_QWEN, ("python",)):
-            exec(program, {})
-    return folder
-
-
-def write_table(path, header, names, cells):
-    """A CSV with every line of `cells` about every recording."""
-    lines = [",".join([name, *line]) for name in names for line in cells]
-    path.write_text("\n".join([header, *lines]) + "\n")
-
-
-def split_of_the_hub(columns: dict[str, list]) -> Dataset:
-    """A split with its audio inside."""
-    clips = tones(len(next(iter(columns.values()))))
-    flac = [{"bytes": encode(samples, RATE, "FLAC"), "path": f"{n}.flac"} for n, samples in enumerate(clips)]
-    return Dataset.from_dict({**columns, "audio": flac}).cast_column("audio", Audio(RATE))
-
-
-HUB = {
-    "openslr/librispeech_asr": split_of_the_hub({
-        "file": ["a.flac", "b.flac", "c.flac"], "text": ["A BELL", "TWO BIRDS", "IT'S LATE"], "speaker_id": [374] * 3,
-        "chapter_id": [180298] * 3, "id": ["374-180298-0000", "374-180298-0001", "374-180298-0002"],
-    }),
-    "OpenSound/AudioCaps": split_of_the_hub({
-        "audiocap_id": [7, 8, 9], "youtube_id": ["r1", "r1", "x2"], "start_time": [30, 30, 0],
-        "caption": ["Rain.", "It rains.", "A dog."],
-    }),
+PUBLIC = sorted(set(packaged_files("recipes")) - {"quickstart", "finetune", "finetune/qlora", "finetune/full"})
+SMALL = {
+    "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "num_layers": 2, "max_tokens": 512, "eval_steps": 1,
+    "max_steps": 2, "warmup_steps": 0, "dataloader_num_workers": 0, "gradient_accumulation_steps": 1,
+    "per_device_train_batch_size": 2, "limit": 2, "max_new_tokens": 4,
 }  # fmt: skip
 
 
-def test_splits_of_the_hub_become_rows(data):
-    for name in ("train", "validation", "test"):
-        spoken = load_rows(data / f"librispeech/{name}.jsonl", check_files=True, strict=True)
-        assert [row.target for row in spoken] == ["a bell", "two birds", "it's late"]
-        assert {(row.task, row.question) for row in spoken} == {("asr", "Transcribe the speech.")}
-        assert all(clip.duration == len(clip.load(RATE)) / RATE for row in spoken for clip in row.clips)
-    described = load_rows(data / "audiocaps/train.jsonl", check_files=True, strict=True)
-    assert [row.target for row in described] == ["Rain.", "It rains.", "A dog."]
-    assert described[0].group_key == described[1].group_key != described[2].group_key
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A folder in which stand-ins are made when a recipe names what they stand for."""
+    return tmp_path_factory.mktemp("hub")
 
 
-def test_tables_become_rows(data):
-    captions = load_rows(data / "clotho/development/captions.csv", check_files=True, strict=True)
-    assert sorted({(row.question, row.target, row.task) for row in captions}) == [
-        ("Describe the sound.", "Rain.", "caption"),
-        ("Describe the sound.", "Wet, loud.", "caption"),
-    ]
-    asked = load_rows(data / "clotho_aqa/audio_files/test.csv", check_files=True, strict=True)
-    assert [(row.question, row.target, row.task) for row in asked] == [("Is it café noise?", "yes", "aqa")] * 2
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Transcribed and described tones, with an answer to a question about each."""
+    folder = tmp_path_factory.mktemp("rows")
+    lines = []
+    for number, name in enumerate(write_tones(folder, 4, seconds=(0.3, 0.9))):
+        clip = {"type": "audio", "audio": name, "transcript": "a bell rings", "description": "a high tone"}
+        asked = [clip, {"type": "text", "text": "What do you hear?"}]
+        said = [{"type": "text", "text": "A bell rings, then a dog."}]
+        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+        lines.append({"task": ("caption", "aqa")[number % 2], "source_id": name, "messages": messages})
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
 
 
-@pytest.mark.parametrize("recipe", ["whisper_qwen", "whisper_qwen/large", "whisper_qwen/qlora"])
-def test_a_recipe_of_public_checkpoints_trains_judges_and_answers(recipe, stand_ins, data, tmp_path, monkeypatch):
+def small(value: Any, hub: Path, rows: Path, key: str = "") -> Any:
+    """A recipe's values with stand-ins for checkpoints, one file of rows for all sets, and two steps a stage."""
+    if key == "trainer":
+        value = value | {"max_steps": 2}
+    if isinstance(value, dict):
+        return {name: small(one, hub, rows, name) for name, one in value.items()}
+    if isinstance(value, list):
+        return [1, -1][: len(value)] if key == "taps" else [small(one, hub, rows) for one in value]
+    if key == "checkpoint" and value:
+        return str(stand_ins.folder_for(value, hub))
+    if key in ("path", "train_on"):
+        return str(rows)
+    return SMALL[key] if key in SMALL and value is not None else value
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_recipe_of_public_checkpoints_trains_two_steps_of_every_stage(name, hub, rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    parts = [f"model.encoder.checkpoint={stand_ins / 'whisper'}", f"model.llm.checkpoint={stand_ins / 'qwen3'}"]
-    small = {"max_steps": 2, "eval_steps": 1, "dataloader_num_workers": 0}
-    steps = [f"stages.{s}.trainer.{key}={value}" for s in ("align", "instruct") for key, value in small.items()]
-    shown = run("train", recipe, f"data={data}", *parts, *steps)
+    recipe = load_recipe(name)
+    values = small(yaml.safe_load(recipe.to_yaml()), hub, rows)
+    judged = name.startswith("whisper_qwen")
+    values["evaluate"] = values["evaluate"][:1] if judged else []
+    Path("recipe.yaml").write_text(yaml.safe_dump(values | {"output": "runs/here"}, sort_keys=False))
+    shown = run("train", "recipe.yaml")
 
-    [folder] = Path("runs").iterdir()
-    stages = json.loads((folder / "run.json").read_text())["stages"]
-    assert {name: stage["steps"] for name, stage in stages.items()} == {"align": 2, "instruct": 2}
-    assert all(len(stage["validation"]) == 2 and not stage["problems"] for stage in stages.values())
-    results = json.loads((folder / "results.json").read_text())
-    asked = results["tasks"] | results["evaluations"]["librispeech"]["tasks"]
-    assert {name: task["metric"] for name, task in asked.items()} == {"aqa": "exact", "asr": "wer"}
-    assert all(task["blind"] is not None and f"  {name} " in shown for name, task in asked.items())
+    stages = json.loads(Path("runs/here/run.json").read_text())["stages"]
+    assert {stage: found["steps"] for stage, found in stages.items()} == dict.fromkeys(recipe.stages, 2)
+    assert all(not found["problems"] for found in stages.values())
+    if judged:
+        asked = json.loads(Path("runs/here/results.json").read_text())["tasks"]
+        assert all(task["blind"] is not None and f"  {task_name} " in shown for task_name, task in asked.items())
+        answers(name, rows)
 
-    listener = load(folder, device="cpu")
-    small = recipe == "whisper_qwen/qlora"
-    assert listener.processor.chat_template_kwargs == ({} if small else {"enable_thinking": False})
-    assert listener.model.config.quantize == ("nf4" if small else None)
-    clip = AudioPart(str(data / "librispeech/test/374-180298-0000.flac"))
+
+def answers(name: str, rows: Path) -> None:
+    """What was trained is loaded as the recipe says, and answers."""
+    listener = load("runs/here", device="cpu")
+    in_bits = name == "whisper_qwen/qlora"
+    assert listener.processor.chat_template_kwargs == ({} if in_bits else {"enable_thinking": False})
+    assert listener.model.config.quantize == ("nf4" if in_bits else None)
+    clip = AudioPart(str(rows.parent / "0.wav"))
     [answer] = listener.answer([[Message("user", (clip, TextPart("What do you hear?")))]], max_new_tokens=4)
     assert answer.error is None and answer.num_new_tokens
 
@@ -154,14 +118,19 @@ FINETUNE = (ROOT / "recipes/finetune/README.md").read_text()
 TEXTS = {"garden": "a bird, then a dog", "kitchen": "a bell, then a knock", "street": "an engine over rain"}
 
 
+def small_checkpoint(folder: Path) -> None:
+    """A finished run of the quickstart, as far as those see who stand on it."""
+    built = tiny()
+    add_lora(built.model, r=4, alpha=8)
+    save_checkpoint(built.model, built.processor, folder / "runs/quickstart/instruct", trained={"connector"})
+    (folder / "runs/quickstart/run.json").write_text('{"stages": {"instruct": {}}}')
+
+
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A folder with the run that the README starts from, three recordings with texts, and the README's table."""
     monkeypatch.chdir(tmp_path)
-    built = tiny()
-    add_lora(built.model, r=4, alpha=8)
-    save_checkpoint(built.model, built.processor, tmp_path / "runs/quickstart/instruct", trained={"connector"})
-    (tmp_path / "runs/quickstart/run.json").write_text('{"stages": {"instruct": {}}}')
+    small_checkpoint(tmp_path)
     (tmp_path / "recordings").mkdir()
     for (name, text), samples in zip(TEXTS.items(), tones(3), strict=True):
         write(tmp_path / f"recordings/{name}.wav", samples, RATE)

@@ -895,7 +895,8 @@ def cached(corpus, folder, *overrides, parts=("connector",), **data):
     }
     one = {"data": sources | data, "trainer": {"max_steps": 8, "eval_steps": 8}}
     align = stage(corpus, list(parts), {"language_modeling": 1}, **one)
-    listen = stage(corpus, ["connector"], {"language_modeling": 1, "contrastive": 0.1}, **one)
+    on = {"weight": 0.1, "on": "connector"}
+    listen = stage(corpus, ["connector"], {"language_modeling": 1, "contrastive": on}, **one)
     return recipe_of(folder, corpus, {"align": align, "again": listen}, *overrides)
 
 
@@ -1502,7 +1503,9 @@ def test_a_step_that_is_not_finite_changes_nothing_and_its_rows_are_named(
     assert record["bad_steps"] and all("describe-3" in bad["rows"] for bad in record["bad_steps"])
     assert told.count("the loss or its gradient is not finite; rows: ") == len(record["bad_steps"]) < 4
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run" / "only").values())
-    assert all(math.isfinite(loss) for _, loss in record["loss"])
+    skipped = {bad["step"] for bad in record["bad_steps"]}
+    assert {step for step, _ in record["loss"]} == {1, 2, 3, 4} - skipped  # no line says that such a loss was 0
+    assert all(math.isfinite(loss) and loss > 0.1 for _, loss in record["loss"])
 
 
 def test_a_skipped_step_leaves_every_weight_as_it_was(corpus, tmp_path, monkeypatch):
@@ -1518,9 +1521,39 @@ def test_a_skipped_step_leaves_every_weight_as_it_was(corpus, tmp_path, monkeypa
 def test_too_many_bad_steps_in_a_row_stop_the_stage_with_their_rows(corpus, tmp_path, monkeypatch):
     poison(monkeypatch, lambda rows: float("nan"))
     recipe = long_recipe(tmp_path, corpus)
-    recipe = load_recipe(tmp_path / "recipe.yaml", ["stages.only.max_bad_steps=3"])
-    with pytest.raises(ValueError, match=r"step 3: the loss .*rows: .*-\d.*Such steps in a row: 3 \(max_bad_steps=3\)"):
+    recipe = load_recipe(tmp_path / "recipe.yaml", ["stages.only.max_bad_steps=3", "stages.only.trainer.save_steps=1"])
+    with pytest.raises(ValueError, match=r"step 3: .* 3 steps in a row \(max_bad_steps=3\).* diverged.*rows: .*-\d"):
         run_recipe(recipe)
+    assert not list((tmp_path / "run").rglob("checkpoint-*"))  # of weights that may be what is wrong
+
+
+def test_resume_points_come_between_validations_as_often_as_is_said(corpus, tmp_path):
+    trainer = {"max_steps": 7, "eval_steps": 5, "save_steps": 2, "save_total_limit": 9}
+    recipe = long_recipe(tmp_path, corpus, **trainer)
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        place = StageTrainer.put_in_place
+        patch.setattr(StageTrainer, "put_in_place", lambda *args: (seen.append(args[2].name), place(*args)))
+        run_recipe(recipe)
+    assert seen == [f"checkpoint-{step}" for step in (2, 4, 5, 6, 7)]
+
+
+@pytest.mark.parametrize("damage", ["cut", "manifest"])
+def test_a_done_stage_whose_checkpoint_is_damaged_is_told_and_not_skipped(corpus, tmp_path, damage):
+    recipe = long_recipe(tmp_path, corpus, max_steps=1)
+    run_recipe(recipe)
+    folder = tmp_path / "run" / "only"
+    if damage == "cut":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:500])
+    else:
+        (folder / "checkpoint.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"stage only is done, but .* is damaged: .*delete that folder to train it again"
+    ):
+        run_recipe(recipe)
+    shutil.rmtree(folder)
+    run_recipe(recipe)
+    assert (folder / "model.safetensors").is_file()
 
 
 # ---------------------------------------------------------------------------------------------- what may be switched on

@@ -157,7 +157,7 @@ def test_a_stage_goes_on_from_a_checkpoint_of_towers_and_trains_what_it_says(cor
     recipe = load(tmp_path / "two", written)
     dry_run(recipe)
     shown = capsys.readouterr().out
-    assert "what a micro-batch of two towers adds is not estimated" in shown and "48 recordings; 1 steps" in shown
+    assert "what a micro-batch adds is not known for two towers" in shown and "48 recordings; 1 steps" in shown
     run_recipe(recipe)
     before, after = (load_file(tmp_path / name / "run/match/model.safetensors") for name in ("one", "two"))
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}

@@ -357,7 +357,7 @@ sys.modules["audiollm.inference"] = types.SimpleNamespace(load=lambda checkpoint
 print(audiollm.chat("runs/demo", device="cpu", max_new_tokens=9).listener)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    told = "('runs/demo', {'device': 'cpu', 'dtype': 'auto', 'revision': None, 'quantize': None})"
+    told = "('runs/demo', {'device': 'cpu', 'dtype': 'auto', 'revision': None, 'quantize': None"
     assert told in done.stdout, done.stderr
 
 

@@ -197,6 +197,10 @@ def test_evaluate_hands_its_options_over(monkeypatch, tmp_path):
         "float32",
         "--quantize",
         "nf4",
+        "--adapter",
+        "runs/other",
+        "--lora-scale",
+        "0.5",
         "--batch-size",
         "3",
         "--limit",
@@ -207,7 +211,8 @@ def test_evaluate_hands_its_options_over(monkeypatch, tmp_path):
     result = run("evaluate", "runs/tiny", "--data", str(tmp_path / "rows.jsonl"), *options)
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout) == {"tasks": {}}
-    assert seen["listener"] == ("runs/tiny", {"device": "cpu", "dtype": "float32", "quantize": "nf4"})
+    loaded = {"device": "cpu", "dtype": "float32", "quantize": "nf4", "adapter": "runs/other", "lora_scale": 0.5}
+    assert seen["listener"] == ("runs/tiny", loaded)
     assert seen["rows"] == 2 and seen["batch_size"] == 3 and seen["blind"] is True
 
 

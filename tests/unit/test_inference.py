@@ -32,6 +32,9 @@ class LetterProcessor:
         tokens.decoder = decoders.Fuse()
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, pad_token="<pad>", eos_token="<end>")
 
+    def refuse_longer(self, clip, num_samples):
+        pass
+
     def decode_answer(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 

@@ -503,7 +503,7 @@ def test_the_positions_of_whisper_never_train():
 
 def test_an_unknown_part_and_one_that_is_not_there_are_told():
     model = tiny().model
-    with pytest.raises(ValueError, match="unknown part 'adapter'; known: encoder, connector, lora, llm"):
+    with pytest.raises(ValueError, match="unknown part 'adapter'; known: encoder, encoder_lora, connector, lora, llm"):
         select_trainable(model, ["adapter"])
     with pytest.raises(ValueError, match="train: lora has no parameters here; add a `lora:` block"):
         select_trainable(model, ["lora"])

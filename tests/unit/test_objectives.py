@@ -125,9 +125,14 @@ def test_a_text_too_long_for_its_sound_gives_no_infinity(built):
 def pooled(built, objective, clip, words):
     """One clip's sound and words in the shared space, slowly."""
     sound = objective.audio_head(frames_of(built, clip)[0].mean(0))
+    return sound / sound.norm(), pooled_words(built, objective, words)
+
+
+def pooled_words(built, objective, words):
+    """A text in the shared space, slowly."""
     ids = built.processor.tokenizer.encode(words, add_special_tokens=False)
     text = objective.text_head(built.model.get_input_embeddings().weight[ids].mean(0))
-    return sound / sound.norm(), text / text.norm()
+    return text / text.norm()
 
 
 def test_contrastive_finds_the_words_of_a_clip_and_the_clip_of_words(built):
@@ -160,6 +165,35 @@ def test_the_temperature_is_learned_and_the_language_model_is_not_moved(built):
     assert not any("language_model" in name for name in gradients)
 
 
+@torch.no_grad()
+def vectors_of(built, clip):
+    """One clip's vectors for the language model [K, D], alone."""
+    values = torch.from_numpy(clip.load(RATE))[None]
+    return built.model.get_audio_features(values, torch.ones_like(values, dtype=torch.bool)).pooler_output
+
+
+def test_contrastive_on_the_connector_pools_what_the_language_model_would_hear(built):
+    stage = stage_model(built, "connector", contrastive={"on": "connector", "width": 8})
+    loss, _, gradients = run(stage, batch_of(built, stage, ROWS[:2]))
+    objective = stage.objectives["contrastive"]
+    with torch.no_grad():
+        sound = [F.normalize(objective.audio_head(vectors_of(built, clip).mean(0)), dim=-1) for clip in CLIPS[:2]]
+        text = [pooled_words(built, objective, words) for words in WORDS[:2]]
+        logits = torch.stack(sound) @ torch.stack(text).T / 0.07
+        both = [F.cross_entropy(side, torch.arange(2)) for side in (logits, logits.T)]
+    torch.testing.assert_close(loss, sum(both) / 2, rtol=1e-4, atol=1e-6)
+    trained = {name for name, gradient in gradients.items() if gradient.any() and name.startswith("model.")}
+    assert trained and all(".connector." in name for name in trained)
+
+
+def test_contrastive_is_refused_where_nothing_trains_before_it():
+    cls = OBJECTIVES["contrastive"]
+    assert "add `encoder`, or say `on: connector`" in cls.refusal(cls.Settings(), ["connector", "lora"])
+    assert "add `connector`" in cls.refusal(cls.Settings(on="connector"), ["lora"])
+    assert cls.refusal(cls.Settings(on="connector"), ["encoder"]) is None
+    assert cls.refusal(cls.Settings(), ["encoder"]) is None
+
+
 # ------------------------------------------------------------------------------------------------------------- together
 
 
@@ -171,10 +205,12 @@ def test_clips_without_text_and_padding_change_nothing(built):
         torch.testing.assert_close(run(stage, batch_of(built, stage, ROWS))[0], loss, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("objective", ["ctc", "contrastive"])
+@pytest.mark.parametrize(
+    ("objective", "settings"), [("ctc", {}), ("contrastive", {}), ("contrastive", {"on": "connector"})]
+)
 @pytest.mark.parametrize("rows", [[ROWS[2]], [row(None)]], ids=["no words", "no sound"])
-def test_a_batch_with_nothing_for_an_objective_gives_zero_and_zero_gradients(built, objective, rows):
-    stage = stage_model(built, **{objective: {}}, language_modeling={})
+def test_a_batch_with_nothing_for_an_objective_gives_zero_and_zero_gradients(built, objective, settings, rows):
+    stage = stage_model(built, **{objective: settings}, language_modeling={})
     select_trainable(built.model, ["encoder", "connector"])
     batch = batch_of(built, stage, rows)
     assert stage.counts(batch)[0] == 0
@@ -241,7 +277,8 @@ def test_an_objective_tells_whether_rows_hold_anything_for_it():
 
 
 def test_unknown_objectives_and_settings_are_told(built):
-    with pytest.raises(ValueError, match="unknown objective 'ctcc'; known: contrastive, ctc, language_modeling"):
+    known = "contrastive, ctc, distillation, language_modeling"
+    with pytest.raises(ValueError, match=f"unknown objective 'ctcc'; known: {known}"):
         build_objective("ctcc", {}, model=built.model, processor=built.processor)
     with pytest.raises(ValidationError, match="did you mean 'temperature'"):
         build_objective("contrastive", {"temprature": 1}, model=built.model, processor=built.processor)
@@ -253,4 +290,4 @@ def test_nothing_is_heard_twice_by_two_objectives(built, monkeypatch):
     listen = type(built.model.model).get_audio_frames
     monkeypatch.setattr(type(built.model.model), "get_audio_frames", lambda *a: calls.append(1) or listen(*a))
     run(stage, batch_of(built, stage, ROWS))
-    assert len(calls) == 1 and isinstance(stage.listen({}), Heard)
+    assert len(calls) == 1 and isinstance(stage.listen({}, stage.objectives.values()), Heard)

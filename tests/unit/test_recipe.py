@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from audiollm.models.configuration import PARTS
+from audiollm.models.connectors import CONNECTORS
 from audiollm.models.connectors.window_qformer import WindowQFormerSettings
 from audiollm.recipe import Part, Recipe, RecipeError, load_recipe, missing_files, recipe_schema, require_files
 from audiollm.recipe_trainer import OWNED_TRAINER_KEYS
@@ -160,7 +161,7 @@ def test_the_resolved_recipe_loads_as_the_same_recipe():
         ("max_steps: 10", "hub_model_id: x", "hub_model_id is not set here: training never uploads"),
         ("name: tiny", "name: a/b", "1: name: 'a/b' cannot name a folder"),
         ("name: tiny\n", "", "tiny.yaml: name is missing"),
-        ("window_qformer,", "window_qforner,", "5: model.connector: unknown connector 'window_qforner'; known: mlp"),
+        ("window_qformer,", "window_qforner,", "5: model.connector: unknown connector 'window_qforner'; known: conv"),
         ("${data}/demo/text", "${dta}/demo/text", "6: model.llm.tokenizer.train_on: Interpolation key 'dta' not found"),
         ("qwen3}", "qwen3", "tiny.yaml:7: not YAML:"),
         ("name: tiny", "name: tiny\nname: b", "tiny.yaml:2: not YAML: found duplicate key name"),
@@ -258,7 +259,7 @@ def test_the_schema_knows_every_key_and_explains_it():
         c["properties"]["name"]["const"]
         for c in schema["$defs"]["ModelSettings"]["properties"]["connector"]["anyOf"][:-1]
     ]
-    assert names == ["mlp", "window_qformer"]
+    assert names == sorted(CONNECTORS)
     for block in [schema, *schema["$defs"].values()]:
         for name, field in block["properties"].items():
             assert "description" in field, name

@@ -144,6 +144,12 @@ def test_what_users_wrote_stays_text(place):
     ]
 
 
+def test_what_was_forgotten_stands_stage_by_stage():
+    shown = Page(render(make_report(text_check={"align": {"<b>": [1.25, 1.5]}, "instruct": {"<b>": [1.5, 2.0]}})))
+    assert all(words in shown.words for words in ("What it forgot", "1.250", "1.500", "2.000", "<b>"))
+    assert "What it forgot" not in Page(render(make_report())).words
+
+
 def test_what_is_absent_leaves_no_empty_place():
     bare = make_report(
         examples=(),

@@ -10,8 +10,14 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from audiollm.models.connectors.base import ConnectorSettings, Mixed, Sizes, mixed_width
+from audiollm.models.connectors.base import ConnectorSettings, Mixed, Sizes, layer_width
+from audiollm.models.connectors.conv import ConvConnector
+from audiollm.models.connectors.global_qformer import GlobalQFormer
+from audiollm.models.connectors.layer_qformer import LayerQFormer
 from audiollm.models.connectors.mlp import MLPConnector
+from audiollm.models.connectors.perceiver import Perceiver
+from audiollm.models.connectors.pool_linear import PoolLinear
+from audiollm.models.connectors.swiglu import SwiGLUConnector
 from audiollm.models.connectors.window_qformer import WindowQFormer
 from audiollm.models.plugins import find_class
 
@@ -36,7 +42,16 @@ class Connector(Protocol):
         ...
 
 
-CONNECTORS: dict[str, type[Any]] = {"mlp": MLPConnector, "window_qformer": WindowQFormer}
+CONNECTORS: dict[str, type[Any]] = {
+    "conv": ConvConnector,
+    "global_qformer": GlobalQFormer,
+    "layer_qformer": LayerQFormer,
+    "mlp": MLPConnector,
+    "perceiver": Perceiver,
+    "pool_linear": PoolLinear,
+    "swiglu": SwiGLUConnector,
+    "window_qformer": WindowQFormer,
+}
 
 
 def connector_class(name: str) -> type[Any]:
@@ -66,6 +81,6 @@ def build_connector(
     sizes = Sizes(dim_in, dim_out, frame_rate_hz, tuple(sections) or (dim_in,))
     make = connector_class(config["name"])
     if settings.mix_layers:
-        width = mixed_width(sizes.sections)
+        width = layer_width(sizes.sections, "connector.mix_layers adds")
         return Mixed(make(settings, replace(sizes, dim_in=width, sections=(width,))), len(sizes.sections))
     return make(settings, sizes)

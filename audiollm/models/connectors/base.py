@@ -53,12 +53,10 @@ class Mixed(nn.Module):
         return self.connector((layers_NTSW * weights_S[:, None]).sum(-2), mask_NT)
 
 
-def mixed_width(sections: Sequence[int]) -> int:
-    """Width of one of several layers; ValueError where there is one alone, or where they differ."""
+def layer_width(sections: Sequence[int], who: str) -> int:
+    """Width of one of several layers; ValueError where there is one alone, or where they differ. `who`: who asks."""
     if len(sections) < 2:
-        raise ValueError("connector.mix_layers mixes layers, and one is heard; name several under `encoder.taps`")
+        raise ValueError(f"{who} several layers, and one is heard; name several under `encoder.taps`")
     if len(set(sections)) > 1:
-        raise ValueError(
-            f"connector.mix_layers adds layers of one width, and these have {', '.join(map(str, sections))}"
-        )
+        raise ValueError(f"{who} layers of one width, and these have {', '.join(map(str, sections))}")
     return sections[0]

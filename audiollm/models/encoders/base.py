@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from audiollm.models.encoders.windows import Windows, cut_windows, join_windows
 from audiollm.models.listening import listening
+from audiollm.models.settings import Settings
 
 SAMPLING_RATE = 16_000
 """Hz of all clips; an encoder that was trained at another resamples in its front end."""
@@ -24,7 +25,9 @@ class WaveformEncoder:
     """Mixin of the families: [N, L] float32 at 16 kHz and a mask to frames [N, T, C] and theirs."""
 
     sampling_rate: ClassVar[int] = SAMPLING_RATE
-    config_class: ClassVar[type]
+    FrontEnd: ClassVar[type[Settings] | None] = None
+    """Settings of the front end that a checkpoint's feature extractor has and its config has not (loading.py)."""
+    config_class: Any
     config: Any
 
     # ------------------------------------------------------------------------------------------- a family says these
@@ -63,6 +66,11 @@ class WaveformEncoder:
         """The pretrained encoder of a public checkpoint or a folder."""
         library: Any = cls
         return library.from_pretrained(checkpoint, revision=revision or "main", dtype="auto")
+
+    @classmethod
+    def frequency(cls, config: Mapping[str, Any]) -> str:
+        """What becomes of the frequency axis of frames that have one: mean or join; ValueError where there is none."""
+        raise ValueError("encoder.frequency is for encoders whose frames are patches of a spectrogram; leave it out")
 
     def hear(self, windows_ML: Tensor, lengths_M: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """Windows to the frames of each tapped layer [M, T, C], or of the end, and their mask [M, T].

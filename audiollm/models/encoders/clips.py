@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 CLIPS = "clips"
@@ -66,3 +66,27 @@ def parted(frames_1SC: Tensor, mask_MT: Tensor) -> Tensor:
     """The inverse of `joined`: [M, T, C], zero after a clip's end."""
     empty_MTC = frames_1SC.new_zeros(*mask_MT.shape, frames_1SC.shape[-1])
     return empty_MTC.masked_scatter(mask_MT[..., None], frames_1SC)
+
+
+def through_layers(
+    layers: Any, norm: Any, config: Any, x_MTC: Tensor, mask_MT: Tensor, taps: Sequence[int]
+) -> list[Tensor]:
+    """What the tapped layers give, no layer after them being run; or what the last norm gives.
+
+    Clip by clip where `config` says so, and else under a mask: what stands after a clip's end then means nothing.
+    """
+    if config._attn_implementation == CLIPS:
+        lengths = mask_MT.sum(-1).tolist()
+        states = run_layers(layers, norm, joined(x_MTC, mask_MT), None, taps, clip_lengths=lengths)
+        return [parted(state, mask_MT) for state in states]
+    attention_mask = create_bidirectional_mask(config, x_MTC, None if bool(mask_MT.all()) else mask_MT)
+    return run_layers(layers, norm, x_MTC, attention_mask, taps)
+
+
+def run_layers(layers: Any, norm: Any, x_MTC: Tensor, mask: Any, taps: Sequence[int], **attention: Any) -> list[Tensor]:
+    """The layers one after another."""
+    heard = {}
+    for number, layer in enumerate(layers[: max(taps, default=None)], 1):
+        x_MTC = layer(x_MTC, mask, **attention)
+        heard[number] = x_MTC
+    return [heard[tap] for tap in taps] or [norm(x_MTC)]

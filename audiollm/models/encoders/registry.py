@@ -13,12 +13,17 @@ from audiollm.models.plugins import find_class
 ENCODERS: dict[str, type[Any]] = {}
 """Name -> class."""
 CLASS = "encoder_class"
-"""The key under which the config of a user's own encoder keeps its `package.module:Class`."""
+"""The key under which a config keeps the name that its `model_type` does not tell: a user's `package.module:Class`."""
 
 
 def encoder_class(name: str) -> type[Any]:
     """The class for an encoder's name; ValueError names the known ones."""
     return find_class(name, ENCODERS, "encoder")
+
+
+def names_itself(name: str) -> bool:
+    """Whether a config says by its `model_type` that it is this encoder's; else it keeps the name under CLASS."""
+    return name in ENCODERS and ENCODERS[name].config_class.model_type == name
 
 
 def encoder_of(config: Mapping[str, Any]) -> type[Any]:

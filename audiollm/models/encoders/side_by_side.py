@@ -91,7 +91,7 @@ def normalized(frames_NTC: Tensor, config: Mapping[str, Any]) -> Tensor:
 def retime(frames_NUC: Tensor, lengths_N: Tensor, rate_hz: float, num_frames: int, wanted_hz: float) -> Tensor:
     """Frames at another rate [N, T, C]: each is the mean of those that it overlaps, past a clip's end its last one.
 
-    50 Hz to 25:   0 1|2 3|4   ->   (0 1) (2 3) (4)          20 Hz to 50:   0 1 2   ->   0 0 0|1 1 1|1 2 ...
+    50 Hz to 25:   0 1|2 3|4   ->   (0 1) (2 3) (4)          20 Hz to 50:   0 1 2   ->   0 0 (0 1) 1 1 2 2 ...
     """
     ratio = rate_hz / wanted_hz
     t_T = torch.arange(num_frames, device=frames_NUC.device, dtype=torch.float64)

@@ -2,39 +2,45 @@
 
 The weights and layers are transformers' own `WhisperEncoder`; what differs is the way in: waveforms instead of
 features, no padding to 30 s or to the longest clip, and windows for audio longer than the position table.
+Not here: checkpoints of the `whisper` package (openai_whisper.py), towers with Whisper's layers (pooled_whisper.py).
 Shapes: N clips, L samples, M windows, F mel bins, T frames, C width.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import WhisperConfig
 from transformers.audio_utils import mel_filter_bank
-from transformers.masking_utils import create_bidirectional_mask
-from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from audiollm.models.encoders.base import WaveformEncoder, frames_mask
-from audiollm.models.encoders.clips import CLIPS, joined, parted, prefer_clips
+from audiollm.models.encoders.clips import prefer_clips, through_layers
+from audiollm.models.encoders.loading import load_tower
 
 N_FFT = 400
 HOP = 160  # samples between two mel frames, as every published Whisper has it; `hop_length` of a config changes it
 STRIDE = 2  # of the second convolution: two mel frames make one output frame
 
 
-class WhisperAudioEncoder(WaveformEncoder, WhisperEncoder):
-    """Waveforms [N, L] at 16 kHz to frames [N, T, C] at 50 Hz; equals transformers' encoder at the full window.
+class WhisperLayers(WaveformEncoder):
+    """What every encoder with Whisper's front end and layers shares; a family adds transformers' own class."""
 
-    An encoder that is made from scratch may have a longer `hop_length` in its config: 320 gives 25 frames a second.
-    """
+    silence: ClassVar[int] = 0
+    """Mel frames after a clip's end that the convolutions still see, as the silence that they are; then nothing."""
+    conv1: Any
+    conv2: Any
+    embed_positions: Any
+    layers: Any
+    layer_norm: Any
+    training: bool
 
-    config_class = WhisperConfig
-
-    def __init__(self, config: WhisperConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: Any) -> None:
+        library: Any = super()
+        library.__init__(config)
         self.hop = hop_length(config.to_dict())
         prefer_clips(self)
 
@@ -63,38 +69,37 @@ class WhisperAudioEncoder(WaveformEncoder, WhisperEncoder):
         """Layers of the encoder alone."""
         return int(config["encoder_layers"])
 
-    @classmethod
-    def load(cls, checkpoint: str, revision: str | None = None) -> "WhisperAudioEncoder":
-        """The encoder of a Whisper checkpoint by hub name or folder; its decoder is read and dropped."""
-        whole: Any = WhisperModel.from_pretrained(checkpoint, revision=revision or "main", dtype="auto")
-        encoder: Any = cls(whole.config)
-        encoder.to(whole.dtype)
-        encoder.load_state_dict(whole.encoder.state_dict())
-        return encoder
-
     def hear(self, windows_ML: Tensor, lengths_M: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-        """Log-mel windows to frames; the convolutions and attention see zeros or nothing after a window's end."""
-        most = window_length(self.config.max_source_positions, self.hop)
-        mel_MFT = log_mel(windows_ML, lengths_M, most, self.config.num_mel_bins, self.hop)
-        mel_mask_MT = frames_mask(mel_frames(lengths_M, self.hop), mel_MFT.shape[-1])
-        x_MCT = F.gelu(self.conv1(mel_MFT.to(self.conv1.weight.dtype))) * mel_mask_MT[:, None]
-        x_MTC = F.gelu(self.conv2(x_MCT)).transpose(1, 2)
-        x_MTC = x_MTC + self.embed_positions.weight[: x_MTC.shape[1]]
-        x_MTC = F.dropout(x_MTC, p=self.dropout, training=self.training)
-        mask_MT = mel_mask_MT[:, ::STRIDE]
-        if self.config._attn_implementation == CLIPS:
-            states = self.run_layers(joined(x_MTC, mask_MT), None, taps, clip_lengths=mask_MT.sum(-1).tolist())
-            return [parted(state, mask_MT) for state in states], mask_MT
-        attention_mask = create_bidirectional_mask(self.config, x_MTC, None if bool(mask_MT.all()) else mask_MT)
-        return self.run_layers(x_MTC, attention_mask, taps), mask_MT
+        """Log-mel windows to frames; the convolutions and attention see silence or nothing after a window's end."""
+        x_MTC, mask_MT = self.begin(windows_ML, lengths_M)
+        return through_layers(self.layers, self.layer_norm, self.config, x_MTC, mask_MT, taps), mask_MT
 
-    def run_layers(self, x_MTC: Tensor, mask: Tensor | None, taps: Sequence[int], **attention: Any) -> list[Tensor]:
-        """What the tapped layers give, no layer after them being run; or what the last norm gives."""
-        heard = {}
-        for number, layer in enumerate(self.layers[: max(taps, default=None)], 1):
-            x_MTC = layer(x_MTC, mask, **attention)
-            heard[number] = x_MTC
-        return [heard[tap] for tap in taps] or [self.layer_norm(x_MTC)]
+    def begin(self, windows_ML: Tensor, lengths_M: Tensor) -> tuple[Tensor, Tensor]:
+        """What the first layer reads, and its mask: mel, two convolutions, positions."""
+        most = window_length(self.config.max_source_positions, self.hop)
+        windows_ML, lengths_M = windows_ML[:, :most], lengths_M.clamp(max=most)
+        mel_MFT = log_mel(windows_ML, lengths_M, most, self.config.num_mel_bins, self.hop, self.silence)
+        seen_MT = frames_mask(mel_frames(lengths_M, self.hop) + self.silence, mel_MFT.shape[-1])
+        x_MCT = F.gelu(self.conv1(mel_MFT.to(self.conv1.weight.dtype))) * seen_MT[:, None]
+        x_MTC = F.gelu(self.conv2(x_MCT)).transpose(1, 2)[:, : -(-windows_ML.shape[1] // (STRIDE * self.hop))]
+        x_MTC = x_MTC + self.embed_positions.weight[: x_MTC.shape[1]]
+        x_MTC = F.dropout(x_MTC, p=self.config.dropout, training=self.training)
+        return x_MTC, frames_mask(-(-lengths_M // (STRIDE * self.hop)), x_MTC.shape[1])
+
+
+class WhisperAudioEncoder(WhisperLayers, WhisperEncoder):
+    """Waveforms [N, L] at 16 kHz to frames [N, T, C] at 50 Hz; equals transformers' encoder at the full window.
+
+    An encoder that is made from scratch may have a longer `hop_length` in its config: 320 gives 25 frames a second.
+    """
+
+    config_class = WhisperConfig
+    _keys_to_ignore_on_load_unexpected: Any = (r"^decoder\.", r"^model\.decoder\.", r"^proj_out\.")
+
+    @classmethod
+    def load(cls, checkpoint: str, revision: str | None = None) -> Any:
+        """The encoder of a Whisper checkpoint by hub name or folder, without its decoder."""
+        return load_tower(cls, checkpoint, revision, within="encoder")
 
 
 def hop_length(config: Mapping[str, Any]) -> int:
@@ -117,28 +122,30 @@ def mel_frames(num_samples: Any, hop: int = HOP) -> Any:
     return -(-num_samples // hop)
 
 
-def log_mel(waves_ML: Tensor, lengths_M: Tensor, window: int, num_mel_bins: int, hop: int = HOP) -> Tensor:
+def log_mel(
+    waves_ML: Tensor, lengths_M: Tensor, window: int, num_mel_bins: int, hop: int = HOP, silence: int = 0
+) -> Tensor:
     """Whisper's log-mel features [M, F, ceil(L / hop)] of clips that end at `lengths_M`, zero after the end.
 
     Equal to transformers' extractor: reflected at the start; after the end zeros before the transform, or a reflection
-    where a clip fills the whole window; the dynamic range is cut 8 decades below the clip's own maximum.
+    where a clip fills the whole window; the dynamic range is cut 8 decades below the clip's own maximum. `silence`: so
+    many frames after the end, within the window, are what the extractor makes of the zeros there.
     """
     half = N_FFT // 2
     mask_ML = torch.arange(waves_ML.shape[1], device=waves_ML.device) < lengths_M[:, None]
     waves_ML = F.pad(waves_ML.float() * mask_ML, (0, max(0, N_FFT - waves_ML.shape[1])))
-    tail = torch.zeros(len(waves_ML), N_FFT, device=waves_ML.device)
+    tail = torch.zeros(len(waves_ML), N_FFT + silence * hop, device=waves_ML.device)
     full_M1 = (lengths_M == window)[:, None]
     tail[:, :half] = waves_ML[:, -half - 1 : -1].flip(-1) * full_M1
     padded = torch.cat([waves_ML[:, 1 : half + 1].flip(-1), waves_ML, tail], dim=1)
     spectrum = torch.stft(padded, N_FFT, hop, window=hann(waves_ML.device), center=False, return_complex=True)
     power_MBT = spectrum.abs().square()
     mel_MFT = (mel_filters(num_mel_bins, waves_ML.device) @ power_MBT).clamp(min=1e-10).log10()
-    num_frames = mel_frames(mask_ML.shape[1], hop)
+    num_frames = min(mel_frames(mask_ML.shape[1], hop) + silence, window // hop)
     # every frame that touches the clip counts, but the one past the full window, which the extractor drops
     loudest_M11 = mel_MFT[..., : window // hop].amax(dim=(1, 2), keepdim=True)
     mel_MFT = (torch.maximum(mel_MFT, loudest_M11 - 8.0) + 4.0) / 4.0
-    mel_mask = torch.arange(num_frames, device=waves_ML.device) < mel_frames(lengths_M, hop)[:, None]
-    return mel_MFT[..., :num_frames] * mel_mask[:, None]
+    return mel_MFT[..., :num_frames] * frames_mask(mel_frames(lengths_M, hop) + silence, num_frames)[:, None]
 
 
 @lru_cache

@@ -23,7 +23,7 @@ class Windows(NamedTuple):
         """Samples of a full window."""
         return (self.frames - 1) * self.stride + self.receptive
 
-    def count(self, num_frames: Tensor) -> Tensor:
+    def windows_of(self, num_frames: Tensor) -> Tensor:
         """Windows of clips of so many frames."""
         return 1 + (-(-(num_frames - self.frames) // self.hop)).clamp(min=0)
 
@@ -34,7 +34,7 @@ def cut_windows(waves_NL: Tensor, lengths_N: Tensor, frames_N: Tensor, cut: Wind
     frames=4, hop=4, stride=receptive=1:   a a a a|a a . .   ->   a a a a / a a . . / b b b .       . = padding
                                            b b b .|. . . .
     """
-    counts_N = cut.count(frames_N)
+    counts_N = cut.windows_of(frames_N)
     K = int(counts_N.max())
     waves_NL = waves_NL[:, : int(lengths_N.max())]
     kept_NK = torch.arange(K, device=waves_NL.device) < counts_N[:, None]

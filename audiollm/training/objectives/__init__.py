@@ -10,6 +10,7 @@ from audiollm.models.two_towers import AudioTextModel
 from audiollm.training.objectives.base import Objective
 from audiollm.training.objectives.contrastive import Contrastive
 from audiollm.training.objectives.ctc import CTC
+from audiollm.training.objectives.distillation import Distillation
 from audiollm.training.objectives.language_modeling import LanguageModeling
 from audiollm.training.objectives.towers import Towers
 
@@ -17,6 +18,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "language_modeling": LanguageModeling,
     "contrastive": Contrastive,
     "ctc": CTC,
+    "distillation": Distillation,
 }
 
 OBJECTIVES_OF_TOWERS: dict[str, type[Objective]] = {"contrastive": Towers}

@@ -1,7 +1,7 @@
 """What every objective is, and what those share that are fed by the words of a clip."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +11,13 @@ from torch import Tensor, nn
 
 from audiollm.conversation import AudioPart, Row
 from audiollm.models.settings import Settings
+
+ARGUMENTS = (
+    "input_ids", "position_ids", "branch_ids", "clip_ids", "attention_mask", "shift_labels",
+    "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
+    "input_values", "input_values_mask", "audio_frames", "audio_frames_mask", "audio_is_cached", "features",
+)  # fmt: skip
+"""What of a batch the whole model reads; the model without its vocabulary projection reads all but the labels."""
 
 
 class ObjectiveSettings(Settings):
@@ -27,6 +34,9 @@ class Heard:
     model: nn.Module  # AudioLLMForConditionalGeneration
     frames_NTC: Tensor | None = None  # encoder output
     mask_NT: Tensor | None = None
+    vectors_NKD: Tensor | None = None  # connector output
+    vectors_mask_NK: Tensor | None = None
+    hidden_BSD: Tensor | None = None  # what goes into the vocabulary projection
 
 
 class Objective(nn.Module, ABC):
@@ -36,6 +46,9 @@ class Objective(nn.Module, ABC):
     needs: ClassVar[str] = ""  # in words, for a stage whose rows have nothing for it
     needs_text: ClassVar[bool] = False  # rendered conversations
     needs_frames: ClassVar[bool] = False  # the encoder's output
+    needs_hidden: ClassVar[bool] = False  # the language model's output
+    needs_vectors: bool = False  # the connector's output
+    teacher_text: str | None = None  # the field of a clip that a teacher reads in its place
 
     def __init__(self, settings: Any, *, model: Any, processor: Any) -> None:
         super().__init__()
@@ -45,6 +58,11 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def has_items(cls, settings: Any, rows: Sequence[Row]) -> bool:
         """Whether the rows of a stage hold anything that this objective can learn."""
+
+    @classmethod
+    def refusal(cls, settings: Any, train: Collection[str]) -> str | None:
+        """Why the objective cannot teach a stage that trains these parts; None where it can."""
+        return None
 
     def targets(self, clips: Sequence[AudioPart]) -> dict[str, Tensor]:
         """Tensors that this objective needs in the batch, from what is known about its clips."""
@@ -91,7 +109,8 @@ class WordsObjective(Objective):
             return super().nothing(heard)
         made_up = self.targets([AudioPart("", transcript="a", description="a")])
         batch = {name: tensor.to(heard.frames_NTC.device) for name, tensor in made_up.items()}
-        one = Heard(heard.model, heard.frames_NTC[:1], heard.mask_NT[:1])
+        sides = (heard.frames_NTC, heard.mask_NT, heard.vectors_NKD, heard.vectors_mask_NK)
+        one = Heard(heard.model, *(None if side is None else side[:1] for side in sides))
         return self(one, batch, torch.ones((), device=heard.frames_NTC.device)) * 0.0
 
     def word_ids(self, clips: Sequence[AudioPart], padding: int) -> tuple[Tensor, Tensor]:
@@ -102,6 +121,11 @@ class WordsObjective(Objective):
         for number, tokens in enumerate(ids):
             padded[number, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
         return padded, torch.tensor([len(tokens) for tokens in ids])
+
+
+def model_arguments(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a batch the model without its vocabulary projection reads."""
+    return {name: batch[name] for name in ARGUMENTS if name in batch and name != "shift_labels"}
 
 
 def width_of(model: Any) -> int:

@@ -1,11 +1,12 @@
 """Symmetric InfoNCE between a clip's pooled sound and its pooled words, with a learned temperature.
 
-The words are the clip's `description` or `transcript`, as the mean of the language model's text embeddings; each side
-has a linear head. It depends on the batch by nature: every other clip of the micro-batch is a negative.
-Shapes: N clips, T frames, C encoder width, U tokens, D language model width, E shared width.
+The sound is what the encoder, or the connector behind it, makes of it; the words are the clip's `description` or
+`transcript`, as the mean of the language model's text embeddings; each side has a linear head. It depends on the batch
+by nature: every other clip of the micro-batch is a negative.
+Shapes: N clips, T frames or vectors, C their width, U tokens, D language model width, E shared width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,8 @@ class ContrastiveSettings(WordsSettings):
 
     target: Literal["description", "transcript"] = "description"
     """Field of the audio part that is brought near to its sound."""
+    on: Literal["encoder", "connector"] = "encoder"
+    """Whose output is brought near to the words; one of the parts up to there trains."""
     width: PositiveInt = 128
     """Width of the shared space."""
     temperature: PositiveFloat = 0.07
@@ -37,9 +40,20 @@ class Contrastive(WordsObjective):
 
     def __init__(self, settings: ContrastiveSettings, *, model: Any, processor: Any) -> None:
         super().__init__(settings, model=model, processor=processor)
-        self.audio_head = nn.Linear(width_of(model), settings.width)
-        self.text_head = nn.Linear(model.config.text_config.hidden_size, settings.width)
+        text_width = model.config.text_config.hidden_size
+        self.needs_vectors = settings.on == "connector"
+        self.audio_head = nn.Linear(text_width if self.needs_vectors else width_of(model), settings.width)
+        self.text_head = nn.Linear(text_width, settings.width)
         self.log_scale = nn.Parameter(torch.tensor(1.0 / settings.temperature).log())
+
+    @classmethod
+    def refusal(cls, settings: ContrastiveSettings, train: Collection[str]) -> str | None:
+        """Its heads alone would learn where nothing trains before them."""
+        before = ("encoder", "encoder_lora", "connector")[: 2 + (settings.on == "connector")]
+        if any(part in train for part in before):
+            return None
+        way_out = "" if settings.on == "connector" else ", or say `on: connector` where that trains"
+        return f"acts on the {settings.on}'s output, which nothing in `train:` changes; add `{settings.on}`{way_out}"
 
     def targets(self, clips: Sequence[AudioPart]) -> dict[str, Tensor]:
         """`contrastive_ids` [N, U], -1 after the end (a clip without words has none)."""
@@ -52,9 +66,12 @@ class Contrastive(WordsObjective):
     def forward(self, heard: Heard, batch: Mapping[str, Any], num_items: Tensor) -> Tensor:
         """Nats a clip, the mean of both directions."""
         ids_NU = batch["contrastive_ids"]
-        assert heard.frames_NTC is not None and heard.mask_NT is not None
+        sound_NTC, mask_NT = heard.frames_NTC, heard.mask_NT
+        if self.needs_vectors:
+            sound_NTC, mask_NT = heard.vectors_NKD, heard.vectors_mask_NK
+        assert sound_NTC is not None and mask_NT is not None
         told_N = ids_NU[:, 0] >= 0
-        audio_NE = self.pool_audio(heard.frames_NTC[told_N], heard.mask_NT[told_N])
+        audio_NE = self.pool_audio(sound_NTC[told_N], mask_NT[told_N])
         text_NE = self.pool_text(heard.model, ids_NU[told_N])
         logits_NN = self.log_scale.clamp(max=4.6).exp() * audio_NE @ text_NE.T
         same_NN = (ids_NU[told_N][:, None] == ids_NU[told_N][None]).all(-1)
@@ -63,7 +80,7 @@ class Contrastive(WordsObjective):
         return both / 2 / num_items
 
     def pool_audio(self, frames_NTC: Tensor, mask_NT: Tensor) -> Tensor:
-        """Mean over a clip's frames, projected, of length one: [N, E]."""
+        """Mean over a clip's frames or vectors, projected, of length one: [N, E]."""
         mean_NC = (frames_NTC.float() * mask_NT[..., None]).sum(1) / mask_NT.sum(1, keepdim=True)
         return F.normalize(self.audio_head(mean_NC), dim=-1)
 

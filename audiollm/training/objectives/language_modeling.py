@@ -7,13 +7,7 @@ from torch import Tensor
 
 from audiollm.conversation import Row
 from audiollm.models.modeling import IGNORE_INDEX
-from audiollm.training.objectives.base import Heard, Objective
-
-ARGUMENTS = (
-    "input_ids", "position_ids", "branch_ids", "clip_ids", "attention_mask", "shift_labels",
-    "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
-    "input_values", "input_values_mask", "audio_frames", "audio_frames_mask", "audio_is_cached",
-)  # fmt: skip
+from audiollm.training.objectives.base import ARGUMENTS, Heard, Objective
 
 
 class LanguageModeling(Objective):
@@ -33,5 +27,8 @@ class LanguageModeling(Objective):
 
     def forward(self, heard: Heard, batch: Mapping[str, Any], num_items: Tensor) -> Tensor:
         """Nats a supervised token."""
+        if heard.hidden_BSD is not None:
+            model: Any = heard.model
+            return model.loss(heard.hidden_BSD, batch["shift_labels"], num_items)
         arguments = {name: batch[name] for name in ARGUMENTS if name in batch}
         return heard.model(**arguments, num_items_in_batch=num_items).loss

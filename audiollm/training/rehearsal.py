@@ -17,21 +17,24 @@ from rich.text import Text
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from audiollm.data.dataset import Limits, Recordings
-from audiollm.models.checkpoint import ADAPTER, MANIFEST, attach_saved_lora, is_small_checkpoint
+from audiollm.models.checkpoint import MANIFEST, attach_saved_adapters, is_small_checkpoint
 from audiollm.models.configuration import AudioLLMConfig, AudioTextConfig
 from audiollm.models.connectors import check_connector
 from audiollm.models.freezing import select_trainable
 from audiollm.models.locate import resolve_checkpoint
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
-from audiollm.models.parts import Built, encoder_on_paper, load_tokenizer
+from audiollm.models.native import loading as native_loading
+from audiollm.models.native.loading import is_native
+from audiollm.models.native.processing import NativeProcessor
+from audiollm.models.parts import encoder_on_paper, load_tokenizer
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.towers_parts import pooling_of, text_config_of
 from audiollm.models.towers_processing import AudioTextProcessor
 from audiollm.models.two_towers import AudioTextModel
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, missing_files, require_files
 from audiollm.training import memory
-from audiollm.training.memory import GIB, MIB, Held, Load
-from audiollm.training.objectives import Objective
+from audiollm.training.memory import GIB, MIB, Load
+from audiollm.training.objectives import build_objective, objectives_of
 from audiollm.training.requirements import (
     Sharding,
     refuse_sharded_muon,
@@ -42,11 +45,11 @@ from audiollm.training.requirements import (
 from audiollm.training.stage_data import StageData
 from audiollm.training.stages import (
     RunFolder,
-    build_objectives,
     positions_of,
     prepare_lora,
     recipe_tokenizer,
     recordings_of,
+    refuse_frames,
     require_kind,
     with_prompts,
 )
@@ -96,32 +99,44 @@ def settings_table(recipe: Recipe) -> Table:
 
 def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLMProcessor]:
     """The model without weights, and its processor."""
-    if recipe.model.is_two_towers:
-        return towers_on_paper(recipe)
     folder = None
     if recipe.model.checkpoint is not None:
-        folder = resolve_checkpoint(recipe.model.checkpoint)
+        folder = resolve_checkpoint(recipe.model.checkpoint, revision=recipe.model.revision)
         require_kind(recipe, folder)
+        if recipe.model.is_two_towers:
+            return towers_on_paper(recipe, folder)
+        if is_native(folder):
+            return native_on_paper(folder, recipe)
         config = AudioLLMConfig.from_pretrained(folder)
         config.bases = bases_that_lie_elsewhere(config, folder)
         processor = with_prompts(AudioLLMProcessor.from_pretrained(folder), recipe.model)
+        if recipe.model.connector is not None:
+            config.connector_config = dict(recipe.model.connector)
+            processor.connector_config = config.connector_config
+    elif recipe.model.is_two_towers:
+        return towers_on_paper(recipe)
     else:
         config, processor = parts_on_paper(recipe)
     with torch.device("meta"):
         model = AudioLLMForConditionalGeneration(config)
     model.tie_weights()
-    model.lora_config = None
-    if folder and (folder / ADAPTER).is_dir():
-        attach_saved_lora(model, folder / ADAPTER)
+    model.lora_config = model.encoder_lora_config = None
+    if folder:
+        attach_saved_adapters(model, folder)
     return model, processor
 
 
-def towers_on_paper(recipe: Recipe) -> tuple[Any, Any]:
-    """Two towers without weights, and their processor."""
+def bases_that_lie_elsewhere(config: AudioLLMConfig | AudioTextConfig, folder: Path) -> dict[str, Any]:
+    """The public bases of a checkpoint whose tensors it does not hold itself."""
+    manifest = json.loads((folder / MANIFEST).read_text()) if is_small_checkpoint(folder) else {}
+    stored = manifest.get("stored_parts", ["encoder", "llm"])
+    return {part: base for part, base in (config.bases or {}).items() if part not in stored}
+
+
+def towers_on_paper(recipe: Recipe, folder: Path | None = None) -> tuple[Any, Any]:
+    """Two towers without weights, from a checkpoint or from parts, and their processor."""
     block = recipe.model
-    if block.checkpoint is not None:
-        folder = resolve_checkpoint(block.checkpoint)
-        require_kind(recipe, folder)
+    if folder is not None:
         config = AudioTextConfig.from_pretrained(folder)
         config.bases = bases_that_lie_elsewhere(config, folder)
         processor = AudioTextProcessor.from_pretrained(folder)
@@ -143,11 +158,14 @@ def towers_on_paper(recipe: Recipe) -> tuple[Any, Any]:
         return AudioTextModel(config), processor
 
 
-def bases_that_lie_elsewhere(config: AudioLLMConfig | AudioTextConfig, folder: Path) -> dict[str, Any]:
-    """The public bases of a checkpoint whose tensors it does not hold itself."""
-    manifest = json.loads((folder / MANIFEST).read_text()) if is_small_checkpoint(folder) else {}
-    stored = manifest.get("stored_parts", ["encoder", "llm"])
-    return {part: base for part, base in (config.bases or {}).items() if part not in stored}
+def native_on_paper(folder: Path, recipe: Recipe) -> tuple[Any, Any]:
+    """A model that transformers has itself, without weights, and its processor."""
+    model: Any
+    processor: Any
+    model, processor = native_loading.on_paper(folder)
+    attach_saved_adapters(model, folder)
+    model.config.quantize = recipe.model.quantize or model.config.quantize
+    return model, with_prompts(processor, recipe.model)
 
 
 def parts_on_paper(recipe: Recipe) -> tuple[AudioLLMConfig, AudioLLMProcessor]:
@@ -209,19 +227,28 @@ def describe_stage(
     """What trains, memory, and where the rows are there: steps and a sample with its supervised part marked."""
     prepare_lora(model, stage)
     select_trainable(model, list(stage.train))
-    with torch.device("meta"):
-        objectives = build_objectives(stage, Built(model, processor))
-    with_text = any(objective.needs_text for objective in objectives.values())
-    recordings = None if data is None else recordings_on_paper(stage, data, model, processor, objectives)
-    optim = str(stage.trainer.get("optim", "adamw_torch"))
-    heads = torch.nn.ModuleList(objectives.values())
-    held = memory.held(model, heads, optim, in_bfloat16, model.config.quantize)
-    if isinstance(model, AudioTextModel):
-        describe_held(console, name, held, sum(one.total for one in held.values()))
-        console.print("what a micro-batch of two towers adds is not estimated")
+    known = objectives_of(isinstance(model, AudioTextModel))
+    with_text = any(known[objective].needs_text for objective in stage.objectives)
+    recordings = None
+    if data is not None:
+        settings = stage.data
+        recordings = recordings_of(model, stage)(
+            data.train,
+            processor,
+            questions_per_clip=settings.questions_per_clip,
+            supervise=settings.supervise,
+            with_text=with_text,
+            groups=data.mixture,
+            limits=Limits(settings.max_tokens, positions_of(model), settings.too_long),
+        )
+    if isinstance(processor, NativeProcessor):
+        refuse_frames(stage, f"stages.{name}")
+        load = None
+    elif isinstance(model, AudioTextModel):
+        load = None
     else:
         load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, with_text)
-        describe_memory(console, name, stage, model, held, load, in_bfloat16, "longest" if recordings else "assumed")
+    describe_memory(console, name, stage, model, processor, load, in_bfloat16, "longest" if recordings else "assumed")
     if data is None or recordings is None:
         return
     if stage.data.measured:
@@ -232,41 +259,41 @@ def describe_stage(
         console.print(sample(data.train[0], recordings, processor))
 
 
-def recordings_on_paper(
-    stage: StageSettings,
-    data: StageData,
-    model: AudioLLMForConditionalGeneration,
-    processor: AudioLLMProcessor,
-    objectives: Mapping[str, Objective],
-) -> Recordings:
-    """What a stage would train on, read and rendered when it is looked at."""
-    return recordings_of(objectives)(
-        data.train,
-        processor,
-        questions_per_clip=stage.data.questions_per_clip,
-        supervise=stage.data.supervise,
-        with_text=any(objective.needs_text for objective in objectives.values()),
-        groups=data.mixture,
-        limits=Limits(stage.data.max_tokens, positions_of(model), stage.data.too_long),
-    )
-
-
 def describe_memory(
     console: Console,
     name: str,
     stage: StageSettings,
     model: AudioLLMForConditionalGeneration,
-    held: Mapping[str, Held],
-    load: Load,
+    processor: AudioLLMProcessor,
+    load: Load | None,
     in_bfloat16: Collection[str],
     what: str,
 ) -> None:
-    """What is held part by part, what a micro-batch adds, and which cards have room for how many recordings."""
+    """What is held part by part, what a micro-batch adds, and which cards have room for how many recordings.
+
+    Without `load` it is not known what a micro-batch adds.
+    """
+    with torch.device("meta"):
+        objectives = torch.nn.ModuleList(
+            build_objective(objective, block.model_dump(), model=model, processor=processor)
+            for objective, block in stage.objectives.items()
+        )
+    optim = str(stage.trainer.get("optim", "adamw_torch"))
+    held = memory.held(model, objectives, optim, in_bfloat16, model.config.quantize)
     state = sum(one.total for one in held.values())
     batch = int(stage.trainer.get("per_device_train_batch_size", 8))
-    activations = memory.activations(model, stage.trainer, load, in_bfloat16, model.config.quantize)
-    added = activations(batch)
-    unit, size_of = describe_held(console, name, held, state + added)
+    activations = None
+    if load is not None:
+        activations = memory.activations(model, stage.trainer, load, in_bfloat16, model.config.quantize)
+    added = activations(batch) if activations else 0.0
+    unit, size_of = ("GiB", GIB) if state + added >= GIB else ("MiB", MIB)
+    console.print(held_table(f"stage {name} (memory in {unit})", held, size_of))
+    if load is None or activations is None:
+        kind = "two towers" if isinstance(model, AudioTextModel) else "a model that transformers has itself"
+        console.print(
+            f"memory of a device: {state / size_of:.2f} {unit} held; what a micro-batch adds is not known for {kind}"
+        )
+        return
     length = f"{load.tokens:,} tokens" if load.tokens else f"{load.seconds:.1f} s"
     console.print(
         f"memory of a device: {state / size_of:.2f} {unit} held + {added / size_of:.2f} for a micro-batch of {batch} = "
@@ -280,19 +307,17 @@ def describe_memory(
         console.print(f"{fits} a card of {card} ({room:g} GiB for tensors); {largest}")
 
 
-def describe_held(console: Console, name: str, held: Mapping[str, Held], total: float) -> tuple[str, int]:
-    """A table of what is held part by part; the unit in which `total` bytes read well, and its bytes."""
-    unit, size_of = ("GiB", GIB) if total >= GIB else ("MiB", MIB)
+def held_table(title: str, held: Mapping[str, memory.Held], size_of: float) -> Table:
+    """What is held, part by part."""
     right = [Column(title, justify="right") for title in ("parameters", "trainable", "weights", "gradient", "state")]
     table = Table(
-        "part", *right[:2], "held in", *right[2:], title=f"stage {name} (memory in {unit})", title_justify="left",
-        box=None, pad_edge=False, padding=(0, 2, 0, 0),
+        "part", *right[:2], "held in", *right[2:], title=title, title_justify="left", box=None, pad_edge=False,
+        padding=(0, 2, 0, 0),
     )  # fmt: skip
     for part, one in held.items():
         sizes = (f"{size / size_of:.2f}" for size in (one.weights, one.gradients, one.optimizer))
         table.add_row(part, f"{one.parameters:,}", f"{one.trainable:,}", ", ".join(one.types), *sizes)
-    console.print(table)
-    return unit, size_of
+    return table
 
 
 def planned_steps(stage: StageSettings, recordings: Recordings, sources: list[tuple[int, float]]) -> int:
