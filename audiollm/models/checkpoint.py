@@ -42,6 +42,7 @@ from audiollm.models.locate import damaged_file
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.parts import assemble, base_of, check_fingerprint, head_of, load_causal
 from audiollm.models.quantize import check_scheme, quantize_linears
+from audiollm.models.two_towers import AudioTextModel
 
 MANIFEST = "checkpoint.json"
 WEIGHTS = "model.safetensors"
@@ -162,7 +163,7 @@ def write_checkpoint(
             write_adapter(model, part, folder / ADAPTERS[part], state)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
-    if model.can_generate():  # two towers cannot
+    if not isinstance(model, AudioTextModel):
         model.generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
     manifest = {"format": 1, "stored_parts": parts, "trained_parts": sorted(trained)}
