@@ -895,7 +895,9 @@ def cached(corpus, folder, *overrides, parts=("connector",), **data):
     }
     one = {"data": sources | data, "trainer": {"max_steps": 8, "eval_steps": 8}}
     align = stage(corpus, list(parts), {"language_modeling": 1}, **one)
-    listen = stage(corpus, ["connector"], {"language_modeling": 1, "contrastive": 0.1}, **one)
+    listen = stage(
+        corpus, ["connector"], {"language_modeling": 1, "contrastive": {"weight": 0.1, "on": "connector"}}, **one
+    )
     return recipe_of(folder, corpus, {"align": align, "again": listen}, *overrides)
 
 
