@@ -359,22 +359,27 @@ def evaluate(
     lora_scale: LoraScale = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    template: Annotated[
+        str | None, typer.Option(help="How two towers are told a label; 'This is a sound of {label}.' if not said.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask the first so many rows.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the answers, one JSON line each.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON instead of a table.")] = False,
 ) -> None:
     """Ask a model the questions of some rows and score its answers, task by task."""
-    from audiollm import evaluation, inference, report
+    from audiollm import matching, report
     from audiollm.data.sources import Problems, load_rows
+    from audiollm.evaluation import judge
+    from audiollm.recipe import LABEL_TEMPLATE, check_template
 
     problems = Problems()
     rows = load_rows(data, problems=problems)[:limit]
-    listener = inference.load(
+    opened = matching.load_either(
         checkpoint, device=device, dtype=dtype, quantize=quantize, adapter=adapter, lora_scale=lora_scale
     )
-    result = evaluation.evaluate(
-        listener, rows, blind=blind, batch_size=batch_size, max_new_tokens=max_new_tokens, out=out,
-        progress=not as_json, problems=problems,
+    result = judge.score(
+        opened, rows, blind=blind, batch_size=batch_size, max_new_tokens=max_new_tokens,
+        template=check_template(template or LABEL_TEMPLATE), out=out, progress=not as_json, problems=problems,
     )  # fmt: skip
     if as_json:
         print(json.dumps(result.to_json(), indent=2))

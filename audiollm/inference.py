@@ -24,8 +24,9 @@ from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from audiollm.audio import AudioError
 from audiollm.conversation import Message, RowError, parse_messages
 from audiollm.models.checkpoint import is_small_checkpoint, use_adapter
+from audiollm.models.configuration import AudioTextConfig
 from audiollm.models.freezing import set_lora_scale
-from audiollm.models.locate import CheckpointError, damaged_file, resolve_checkpoint
+from audiollm.models.locate import CheckpointError, damaged_file, resolve_checkpoint, type_of
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.native.loading import is_native, load_native
 from audiollm.models.parts import Built
@@ -93,7 +94,7 @@ class Listener:
             raise ValueError("num_return_sequences must be 1: each prompt has one answer; ask twice for two")
         parsed = [parse_messages(prompt) for prompt in prompts]
         batches = (parsed[start : start + batch_size] for start in range(0, len(parsed), batch_size))
-        for batch, heard in _one_ahead(self._hear, batches):
+        for batch, heard in one_ahead(self._hear, batches):
             yield from self._answer_batch(batch, heard, max_new_tokens=max_new_tokens, **generation)
 
     def stream(self, messages: Prompt, *, max_new_tokens: int = 256, **generation: Any) -> Generator[str, None, None]:
@@ -231,6 +232,11 @@ def load(
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
     folder = resolve_checkpoint(checkpoint, revision=revision)
+    if type_of(folder) == AudioTextConfig.model_type:
+        raise CheckpointError(
+            f"{folder} holds two towers, which compare sounds with texts and answer nothing; "
+            "`audiollm evaluate` scores them, and audiollm.matching.load gives their vectors"
+        )
     prompts = folder if adapter is None else resolve_checkpoint(adapter)
     try:
         if is_native(folder):
@@ -309,7 +315,7 @@ class _Stop(StoppingCriteria):
         return torch.full((len(input_ids),), self.requested.is_set(), device=input_ids.device)
 
 
-def _one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+def one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
     """Each item with its result; the next one is made in a thread while the caller works on this one."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="audiollm-hear") as thread:
         waiting: tuple[Item, Future[Result]] | None = None

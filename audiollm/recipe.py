@@ -41,7 +41,9 @@ from audiollm.resources import packaged_files
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "missing_files", "recipe_schema", "require_files", "require_stage"]
 
-Part = Literal["encoder", "encoder_lora", "connector", "lora", "llm"]
+Part = Literal["encoder", "encoder_lora", "connector", "lora", "llm", "text", "projection"]
+PARTS_OF_TOWERS = ("encoder", "text", "projection")
+PARTS_OF_AUDIO_LLM = ("encoder", "encoder_lora", "connector", "lora", "llm")
 ObjectiveName = Literal["language_modeling", "contrastive", "ctc", "distillation"]
 S = TypeVar("S", bound=Settings)
 
@@ -118,30 +120,56 @@ class TokenizerSettings(Settings):
     """Size of the vocabulary, special tokens included."""
 
 
-class LanguageModelSettings(Settings):
-    """The language model: a pretrained one by `checkpoint`, or one from scratch by `config` and `tokenizer`."""
+class ReaderSettings(Settings):
+    """A model that reads text: a pretrained one by `checkpoint`, or one from scratch by `config` and `tokenizer`."""
 
     checkpoint: str | None = None
     """Name on the Hugging Face hub, or a folder."""
     revision: str | None = None
     """Commit or tag of the checkpoint; pin it for a run that can be repeated."""
     config: dict[str, Any] | None = None
-    """Sizes of a language model from scratch: `model_type` and the words of that transformers configuration."""
+    """Sizes of a model from scratch: `model_type` and the words of that transformers configuration."""
     tokenizer: TokenizerSettings | None = None
-    """The tokenizer of a language model from scratch."""
-    quantize: Literal["nf4", "int8"] | None = None
-    """Holds the weights of a frozen `checkpoint` in 4 bits (nf4) or 8 (int8), on which LoRA and the connector train."""
+    """The tokenizer of a model from scratch."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         needs_one_of(self, "checkpoint", "config")
-        if self.quantize is not None and self.checkpoint is None:
-            raise ValueError("`quantize` holds the frozen weights of a `checkpoint`; one from a `config` must train")
         if (self.config is None) != (self.tokenizer is None):
             raise ValueError("`config` and `tokenizer` go together: they make a language model from scratch")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("`config` needs a `model_type`, such as qwen3")
         return self
+
+
+class LanguageModelSettings(ReaderSettings):
+    """The language model: a pretrained one by `checkpoint`, or one from scratch by `config` and `tokenizer`."""
+
+    quantize: Literal["nf4", "int8"] | None = None
+    """Holds the weights of a frozen `checkpoint` in 4 bits (nf4) or 8 (int8), on which LoRA and the connector train."""
+
+    @model_validator(mode="after")
+    def _quantizes_a_checkpoint(self) -> Self:
+        if self.quantize is not None and self.checkpoint is None:
+            raise ValueError("`quantize` holds the frozen weights of a `checkpoint`; one from a `config` must train")
+        return self
+
+
+class TextTowerSettings(ReaderSettings):
+    """The text encoder of two towers: any model of transformers that gives a state for each token."""
+
+    pooling: Literal["mean", "first", "last"] | None = None
+    """What stands for a text: the mean of its tokens' states, or the first or the last one. Null takes the last of a
+    model that reads from left to right, and the mean of any other."""
+
+
+class ProjectionSettings(Settings):
+    """The space in which sounds and texts are compared; each tower has two linear layers into it, as CLAP has them."""
+
+    width: PositiveInt = 512
+    """Width of the space."""
+    temperature: Annotated[float, Field(ge=0.01)] = 0.07
+    """Where the learned temperature starts; it is never less than 0.01."""
 
 
 Encoders = Annotated[
@@ -153,6 +181,8 @@ Encoders = Annotated[
 class ModelSettings(Settings):
     """The parts of the model, or one of our own checkpoints to start from."""
 
+    kind: Literal["two_towers"] | None = None
+    """`two_towers`: an audio and a text encoder that are brought near to each other; null: an audio language model."""
     encoder: Encoders | None = None
     """What listens; of a list, each hears the same clip, and their frames stand side by side."""
     connector: Annotated[dict[str, Any], AfterValidator(check_connector_block)] | None = None
@@ -161,8 +191,12 @@ class ModelSettings(Settings):
     Beside `checkpoint` it is a new one, in place of the checkpoint's."""
     llm: LanguageModelSettings | None = None
     """What reads and answers."""
+    text: TextTowerSettings | None = None
+    """What reads, of two towers."""
+    projection: ProjectionSettings | None = None
+    """The space that two towers share; null takes the defaults."""
     checkpoint: str | None = None
-    """A whole model to start from, instead of the three parts: a checkpoint of this package, or an audio language model
+    """A whole model to start from, instead of its parts: a checkpoint of this package, or an audio language model
     that transformers has itself, such as Qwen/Qwen2-Audio-7B-Instruct."""
     revision: str | None = None
     """Commit or tag of `checkpoint`; pin it for a run that can be repeated."""
@@ -177,10 +211,11 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _parts_or_checkpoint(self) -> Self:
-        missing = [name for name in ("encoder", "connector", "llm") if getattr(self, name) is None]
+        needed = ("encoder", "text") if self.is_two_towers else ("encoder", "connector", "llm")
+        missing = [name for name in needed if getattr(self, name) is None]
         if self.checkpoint is None and missing:
             raise ValueError(f"{' and '.join(missing)} missing; or give the `checkpoint` of a whole model")
-        if self.checkpoint is not None and (self.encoder is not None or self.llm is not None):
+        if self.checkpoint is not None and any((self.encoder, self.llm, self.text, self.projection)):
             raise ValueError(
                 "give either `checkpoint` (a whole model, and a new `connector` if you like) or its parts; "
                 "null leaves an inherited one out"
@@ -190,6 +225,39 @@ class ModelSettings(Settings):
                 "`quantize` and `revision` here are of a whole `checkpoint`; say them of `llm` or `encoder`"
             )
         return self
+
+    @model_validator(mode="after")
+    def _only_what_its_kind_has(self) -> Self:
+        of_audio_llm = ("connector", "llm", "quantize", "chat_template_kwargs", "system_prompt", "attn_implementation")
+        foreign = of_audio_llm if self.is_two_towers else ("text", "projection")
+        given = [name for name in foreign if getattr(self, name)]
+        if given and self.is_two_towers:
+            raise ValueError(
+                f"`kind: two_towers` has an `encoder` and a `text` tower, and no `{given[0]}`; leave it out"
+            )
+        if given:
+            raise ValueError(f"`{given[0]}` is of two towers; say `kind: two_towers`, or leave it out")
+        return self
+
+    @property
+    def is_two_towers(self) -> bool:
+        """Whether it is an audio and a text encoder, and no audio language model."""
+        return self.kind == "two_towers"
+
+    @property
+    def shared_space(self) -> ProjectionSettings:
+        """The space of two towers, the defaults filled in."""
+        return self.projection or ProjectionSettings()
+
+    @property
+    def reader(self) -> ReaderSettings | None:
+        """What reads text: the language model, or the text tower."""
+        return self.text if self.is_two_towers else self.llm
+
+    @property
+    def reader_key(self) -> str:
+        """Where a recipe says what reads text."""
+        return "model.text" if self.is_two_towers else "model.llm"
 
     @property
     def encoders(self) -> list[EncoderSettings]:
@@ -450,6 +518,16 @@ class StageSettings(Settings):
 # --------------------------------------------------------------------------------------------------------- the recipe
 
 
+LABEL_TEMPLATE = "This is a sound of {label}."
+
+
+def check_template(template: str) -> str:
+    """Refuse a template that would say the same of all classes."""
+    if "{label}" not in template:
+        raise ValueError(f"{template!r} has no {{label}} in it, so all classes would be the same text")
+    return template
+
+
 class EvaluationSettings(Settings):
     """Rows that the finished model answers."""
 
@@ -467,6 +545,8 @@ class EvaluationSettings(Settings):
     """Longest answer."""
     batch_size: PositiveInt = 64
     """Questions answered at once."""
+    template: Annotated[str, AfterValidator(check_template)] = LABEL_TEMPLATE
+    """How two towers are told the label of a class."""
 
     @property
     def title(self) -> str:
@@ -544,6 +624,7 @@ class Recipe(Settings):
                 raise ValueError(f"{key}: two entries have the same name; give each its `name`")
         if taken := set(self.stages) & {"cache", "logs", "unfinished"}:
             raise ValueError(f"stages: {taken.pop()} is a folder that every run has; give the stage another name")
+        self._check_parts()
         key, block = ("model.llm", self.model.llm) if self.model.llm else ("model", self.model)
         training = [name for name, stage in self.stages.items() if "llm" in stage.train]
         if block.quantize and training:
@@ -559,6 +640,26 @@ class Recipe(Settings):
             )
         return self
 
+    def _check_parts(self) -> None:
+        """ValueError for a stage that trains, or asks for, what its kind of model does not have."""
+        parts = PARTS_OF_TOWERS if self.model.is_two_towers else PARTS_OF_AUDIO_LLM
+        what = "two towers have" if self.model.is_two_towers else "an audio language model has"
+        for name, stage in self.stages.items():
+            if foreign := [part for part in stage.train if part not in parts]:
+                raise ValueError(f"stages.{name}.train: {what} no `{foreign[0]}`; known: {', '.join(parts)}")
+            if self.model.is_two_towers and list(stage.objectives) != ["contrastive"]:
+                raise ValueError(f"stages.{name}.objectives: two towers learn by `contrastive`, and by nothing else")
+            asked = {
+                "trainer.use_liger_kernel": stage.trainer.get("use_liger_kernel"),
+                "merge_lora": stage.merge_lora,
+                "lora_scale": stage.lora_scale,
+            }
+            for key, value in asked.items():
+                if self.model.is_two_towers and value:
+                    raise ValueError(f"stages.{name}.{key}: is for language models; leave it out")
+        if self.model.is_two_towers and self.text_check:
+            raise ValueError("text_check: is for language models; leave it out")
+
     @property
     def in_bfloat16(self) -> list[str]:
         """The parts that are held in bfloat16 if they are public bases: no stage trains them or wants float32.
@@ -568,7 +669,8 @@ class Recipe(Settings):
         if not all(stage.trainer.get("bf16", False) for stage in self.stages.values()):
             return []
         changed = {part for stage in self.stages.values() for part in (*stage.train, *["llm"] * stage.merge_lora)}
-        return [part for part in ("encoder", "llm") if part not in changed]
+        bases = ("encoder", "text" if self.model.is_two_towers else "llm")
+        return [part for part in bases if part not in changed]
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -653,8 +755,8 @@ def is_local(checkpoint: str) -> bool:
 
 def data_paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """The key and the path of every file of rows that the recipe names."""
-    if recipe.model.llm and recipe.model.llm.tokenizer:
-        yield "model.llm.tokenizer.train_on", recipe.model.llm.tokenizer.train_on
+    if recipe.model.reader and recipe.model.reader.tokenizer:
+        yield f"{recipe.model.reader_key}.tokenizer.train_on", recipe.model.reader.tokenizer.train_on
     for name, stage in recipe.stages.items():
         for split, sources in (("train", stage.data.train), ("validation", stage.data.validation)):
             for index, source in enumerate(sources):

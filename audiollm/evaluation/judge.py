@@ -22,8 +22,10 @@ from audiollm import __version__
 from audiollm.conversation import AudioPart, Row
 from audiollm.data.sources import Problems, load_rows, of_tasks
 from audiollm.evaluation.results import EvaluationResult, write_results
+from audiollm.evaluation.retrieval import evaluate_towers
 from audiollm.evaluation.run import evaluate
-from audiollm.inference import Listener, load
+from audiollm.inference import Listener
+from audiollm.matching import Matcher, load_either
 from audiollm.recipe import EvaluationSettings, Recipe
 from audiollm.report import ReportData, choose_examples, print_scores, write_report
 
@@ -38,8 +40,8 @@ def judge(recipe: Recipe, *, prepare_seconds: float = 0.0) -> dict[str, Evaluati
         return {}
     folder = Path(recipe.output)
     started = time.perf_counter()
-    listener = load(folder)
-    results = {entry.title: ask(listener, entry, folder / "answers") for entry in recipe.evaluate}
+    opened = load_either(folder)
+    results = {entry.title: ask(opened, entry, folder / "answers") for entry in recipe.evaluate}
     stages = json.loads((folder / "run.json").read_text())["stages"]
     seconds = {"prepare": prepare_seconds} | {name: stage["seconds"] for name, stage in stages.items()}
     seconds["evaluate"] = time.perf_counter() - started
@@ -56,14 +58,24 @@ def judge(recipe: Recipe, *, prepare_seconds: float = 0.0) -> dict[str, Evaluati
     return results
 
 
-def ask(listener: Listener, entry: EvaluationSettings, answers: Path) -> EvaluationResult:
+def score(
+    opened: Listener | Matcher, rows: Sequence[Row], *, max_new_tokens: int, template: str, **shared: Any
+) -> EvaluationResult:
+    """Whatever kind of model a checkpoint holds; `shared` are arguments that `evaluate` and `evaluate_towers` have."""
+    if isinstance(opened, Matcher):
+        return evaluate_towers(opened, rows, template=template, **shared)
+    return evaluate(opened, rows, max_new_tokens=max_new_tokens, **shared)
+
+
+def ask(opened: Listener | Matcher, entry: EvaluationSettings, answers: Path) -> EvaluationResult:
     """One entry of the recipe's `evaluate:`."""
     problems = Problems()
     every = load_rows(entry.path, problems=problems)
     rows = (every if entry.tasks is None else of_tasks(every, entry.tasks, entry.path))[: entry.limit]
-    return evaluate(
-        listener,
+    return score(
+        opened,
         rows,
+        template=entry.template,
         blind=entry.blind,
         batch_size=entry.batch_size,
         max_new_tokens=entry.max_new_tokens,
@@ -128,6 +140,9 @@ def side_by_side(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 def chat_command(recipe: Recipe) -> str:
     """What to type next: a question about a clip of the test, or of the training where there is none."""
+    if recipe.model.is_two_towers:
+        data = recipe.evaluate[0].path if recipe.evaluate else "ROWS"
+        return f"audiollm evaluate {recipe.output} --data {shlex.quote(data)} --blind"
     if recipe.evaluate:
         rows = load_rows(recipe.evaluate[0].path, problems=Problems())
     else:

@@ -6,7 +6,7 @@ Scores are fractions: 0.95 is 95 %. A word error rate is a fraction too, is bett
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ class EvaluationResult:
     answers: tuple[ScoredAnswer, ...] = ()
     problems: Problems = field(default_factory=Problems)
     """Rows that could not be read, so that nothing was asked about them."""
+    notes: tuple[str, ...] = ()
+    """What else a reader should know, in words."""
 
     @property
     def examples(self) -> list[Example]:
@@ -89,6 +91,7 @@ class EvaluationResult:
     def remarks(self) -> list[str]:
         """What a reader of the scores should know: rows that failed, answers that were cut or could not be read."""
         remarks = [f"rows left out: {self.problems.summary()}"] if self.problems.count else []
+        remarks += self.notes
         for name, task in self.tasks.items():
             if task.errors:
                 first = next(answer.error for answer in self.answers if answer.task == name and answer.error)
@@ -105,6 +108,11 @@ class EvaluationResult:
         """`{"tasks": {name: {"metric", "score", "blind", "prior", "n", "ci95", ...}}}`, and the `remarks` if any."""
         remarks = {"remarks": self.remarks} if self.remarks else {}
         return {"tasks": {name: task.to_json() for name, task in self.tasks.items()}} | remarks
+
+
+def recording_of(row: Row) -> Hashable:
+    """Rows about one recording belong together when doubt is measured."""
+    return (row.source, row.source_id) if row.source_id else row.group_key
 
 
 def write_results(

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from audiollm.conversation import Row
 from audiollm.data.sources import Problems
 from audiollm.evaluation.metrics import Count, confidence_interval, final_answer, total, yes_or_no
-from audiollm.evaluation.results import EvaluationResult, ScoredAnswer, TaskScore
+from audiollm.evaluation.results import EvaluationResult, ScoredAnswer, TaskScore, recording_of
 from audiollm.evaluation.tasks import Scorer, choose_scorer, commonest_answer, right_answer, task_of
 
 if TYPE_CHECKING:
@@ -63,9 +63,7 @@ def evaluate(
     they come. `metrics`: task -> metric, where it should differ from the table in tasks.py. `problems`: what was left
     out when the rows were read, to be told with the scores.
     """
-    if not rows and problems is not None and problems.count:
-        raise ValueError(f"no row could be used; {problems.summary()}")
-    by_task = _group_by_task(rows)
+    by_task = group_by_task(rows, problems)
     scorers = {task: choose_scorer(task, group, metrics or {}) for task, group in by_task.items()}
 
     def judge(row: Row, answer: "Answer") -> _Judged:
@@ -74,7 +72,7 @@ def evaluate(
         return _Judged(answer, count, scorer.normalised(row, text), scorer.is_right(count))
 
     order = _alike_together(rows)
-    with _json_lines(out) as write, _progress_bar(progress) as bar:
+    with json_lines(out) as write, progress_bar(progress) as bar:
         judged: dict[bool, list[_Judged]] = {}
         for without_audio in (False, True) if blind else (False,):
             asked = [row.without_audio() for row in rows] if without_audio else rows
@@ -91,7 +89,10 @@ def evaluate(
     return replace(result, problems=problems or Problems())
 
 
-def _group_by_task(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def group_by_task(rows: Sequence[Row], problems: Problems | None) -> dict[str, list[Row]]:
+    """The rows of each task; ValueError where there are none, or none that could be read."""
+    if not rows and problems is not None and problems.count:
+        raise ValueError(f"no row could be used; {problems.summary()}")
     if not rows:
         raise ValueError("there are no rows to evaluate; check the path and the `tasks` and `limit` of the evaluation")
     by_task: dict[str, list[Row]] = {}
@@ -158,7 +159,7 @@ def _score_task(scorer: Scorer, rows: list[Row], heard: list[_Judged], unheard: 
         score=total(counts),
         prior=total(scorer.count(row, commonest) for row in rows),
         n=len(rows),
-        ci95=confidence_interval(counts, [_recording(row) for row in rows]),
+        ci95=confidence_interval(counts, [recording_of(row) for row in rows]),
         blind=total(judged.count for judged in unheard) if unheard else None,
         yes_recall=_recall("yes", scorer, rows, counts),
         no_recall=_recall("no", scorer, rows, counts),
@@ -174,11 +175,6 @@ def _recall(word: str, scorer: Scorer, rows: list[Row], counts: list[Count]) -> 
         return None
     asked = [count for row, count in zip(rows, counts, strict=True) if yes_or_no(row.target) == word]
     return total(asked) if asked else None
-
-
-def _recording(row: Row) -> Hashable:
-    """Rows about one recording belong together when doubt is measured."""
-    return (row.source, row.source_id) if row.source_id else row.group_key
 
 
 # --- what is written and shown on the way -----------------------------------------------------------------------------
@@ -201,7 +197,7 @@ def _line(row: Row, judged: _Judged, blind: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def _json_lines(path: str | os.PathLike[str] | None) -> Iterator[Write]:
+def json_lines(path: str | os.PathLike[str] | None) -> Iterator[Write]:
     """A function that appends one object to the file, at once readable by others; it does nothing without a path."""
     if path is None:
         yield lambda line: None
@@ -211,6 +207,7 @@ def _json_lines(path: str | os.PathLike[str] | None) -> Iterator[Write]:
         yield lambda line: print(json.dumps(line, ensure_ascii=False), file=file)
 
 
-def _progress_bar(shown: bool) -> Progress:
+def progress_bar(shown: bool) -> Progress:
+    """What shows how far an evaluation has come, to people who look."""
     columns = (TextColumn("{task.description:>14}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), disable=not shown)

@@ -8,6 +8,9 @@ HOMES = {
     "AudioLLMModel": "modeling",
     "AudioLLMForConditionalGeneration": "modeling",
     "AudioLLMProcessor": "processing",
+    "AudioTextConfig": "configuration",
+    "AudioTextModel": "two_towers",
+    "AudioTextProcessor": "towers_processing",
     "build": "parts",
     "save_checkpoint": "checkpoint",
 }

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from audiollm.models.configuration import AudioLLMConfig
+from audiollm.models.configuration import PARTS, AudioLLMConfig
 from audiollm.models.encoders import SideBySide, encoder_of
 from audiollm.models.encoders.registry import CLASS
 from audiollm.models.freezing import (
@@ -65,7 +65,8 @@ def stored_parts(model: AudioLLMForConditionalGeneration, trained: set[str]) -> 
             f"the language model is no named base and is held in {model.config.quantize}, which would be saved for "
             "its weights; load the checkpoint with quantize='none' to save it"
         )
-    return [part for part in ("encoder", "connector", "llm") if part in trained or part not in bases]
+    there = {part_of(name) for name, _ in model.named_parameters()} - ADAPTERS.keys()
+    return [part for part in PARTS if part in there and (part in trained or part not in bases)]
 
 
 def stored_tensors(
@@ -161,7 +162,8 @@ def write_checkpoint(
             write_adapter(model, part, folder / ADAPTERS[part], state)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
+    if model.can_generate():  # two towers cannot
+        model.generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
     manifest = {"format": 1, "stored_parts": parts, "trained_parts": sorted(trained)}
     if has_lora(model):

@@ -1,4 +1,4 @@
-"""The configuration of an audio language model: its three parts, and where their weights come from."""
+"""The configuration of an audio language model, or of two towers: the parts, and where their weights come from."""
 
 from typing import Any, ClassVar
 
@@ -7,8 +7,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from audiollm.models.encoders import encoder_config, encoder_of
 from audiollm.models.lengths import num_audio_tokens
 
-PARTS = ("encoder", "encoder_lora", "connector", "lora", "llm")
-"""What a stage can train, by name."""
+PARTS = ("encoder", "encoder_lora", "connector", "lora", "llm", "text", "projection")
+"""What a stage can train, by name; the last two are of two towers (two_towers.py)."""
 
 
 class AudioLLMConfig(PreTrainedConfig):
@@ -49,6 +49,32 @@ class AudioLLMConfig(PreTrainedConfig):
     def num_audio_tokens(self, num_samples: int) -> int:
         """Audio tokens for a clip of `num_samples` at `sampling_rate`."""
         return num_audio_tokens(self.audio_config.to_dict(), self.connector_config, num_samples)
+
+
+class AudioTextConfig(PreTrainedConfig):
+    """Sizes of two towers and of the space that they share; `bases` maps "encoder" and "text" as above."""
+
+    model_type = "audiollm_two_towers"
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig, "audio_config": AutoConfig}
+    quantize: ClassVar[None] = None
+
+    audio_config: Any = None
+    text_config: Any = None
+    pooling: str = "mean"
+    projection_width: int = 512
+    temperature: float = 0.07
+    bases: dict | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.audio_config = encoder_config(self.audio_config)
+        self.text_config = as_config(self.text_config)
+        kwargs["tie_word_embeddings"] = False
+        super().__post_init__(**kwargs)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz; every clip is resampled to it when it is loaded."""
+        return int(encoder_of(self.audio_config.to_dict()).sampling_rate)
 
 
 def as_config(config: Any) -> Any:

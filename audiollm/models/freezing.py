@@ -19,6 +19,11 @@ from audiollm.models.native.table import HOME, native_part
 from audiollm.models.parts import check_fingerprint, head_of, load_causal
 
 AUDIO_TOWER = "model.audio_tower."
+PREFIXES = {
+    AUDIO_TOWER: "encoder", "model.connector.": "connector",
+    "audio_tower.": "encoder", "text_tower.": "text", "projection.": "projection",
+}  # fmt: skip
+"""Beginnings of parameters' names, and their part; the last three are of two towers."""
 NAMES = {"lora": "language model", "encoder_lora": "encoder"}
 """What each LoRA is on, in words."""
 CONFIGS = {"lora": "lora_config", "encoder_lora": "encoder_lora_config"}
@@ -33,11 +38,7 @@ def part_of(name: str) -> str:
         return "encoder_lora" if name.startswith(AUDIO_TOWER) else "lora"
     if name.startswith(HOME):
         return native_part(name)
-    if name.startswith(AUDIO_TOWER):
-        return "encoder"
-    if name.startswith("model.connector."):
-        return "connector"
-    return "llm"
+    return next((part for prefix, part in PREFIXES.items() if name.startswith(prefix)), "llm")
 
 
 def is_fixed(name: str) -> bool:
@@ -167,6 +168,8 @@ def matching_layers(model: AudioLLMForConditionalGeneration, targets: str | list
 
 def has_lora(model: AudioLLMForConditionalGeneration, part: str = "lora") -> bool:
     """Whether LoRA layers are attached to the language model, or to the encoder."""
+    if getattr(model, CONFIGS[part]) is None:
+        return False
     return any(isinstance(module, LoraLayer) for module in adapted_module(model, part).modules())
 
 

@@ -16,7 +16,7 @@ from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from safetensors import SafetensorError, safe_open
 
-from audiollm.models.configuration import AudioLLMConfig
+from audiollm.models.configuration import AudioLLMConfig, AudioTextConfig
 from audiollm.models.native.table import NATIVE, NATIVES
 
 log = logging.getLogger(__name__)
@@ -51,14 +51,19 @@ def resolve_checkpoint(path: str | Path, *, revision: str | None = None) -> Path
 
 def _ours(folder: Path) -> Path:
     """The folder, if its configuration is one of ours, or of an audio language model that transformers has itself."""
-    model_type = _read_json(folder / "config.json").get("model_type")
+    model_type = type_of(folder)
     ours = AudioLLMConfig.model_type
-    if model_type not in (ours, NATIVE, *NATIVES):
+    if model_type not in (ours, AudioTextConfig.model_type, NATIVE, *NATIVES):
         raise CheckpointError(
             f"{folder} holds a model of type {model_type!r}, not {ours!r}; "
             "a plain encoder or language model becomes one by training: see `audiollm train`"
         )
     return folder
+
+
+def type_of(folder: Path) -> str | None:
+    """What the configuration in a folder is of."""
+    return _read_json(folder / "config.json").get("model_type")
 
 
 def _last_finished_stage(run: Path) -> Path:

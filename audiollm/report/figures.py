@@ -17,6 +17,10 @@ class MetricNote(NamedTuple):
 METRICS = {
     "exact": MetricNote("right answers"),
     "f1": MetricNote("F1 of the things named"),
+    "R@1": MetricNote("queries whose right one is found first; by chance as in the last column"),
+    "R@5": MetricNote("within the first five"),
+    "R@10": MetricNote("within the first ten"),
+    "mAP@10": MetricNote("mean average precision of the first ten"),
     "wer": MetricNote("word errors, lower is better", lower_is_better=True),
 }
 

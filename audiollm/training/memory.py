@@ -84,7 +84,9 @@ def held(
     """Each part of a model whose trainable parameters are selected, and the heads of the stage's objectives."""
     of_muon = matrices(model) if optim == MUON else set()
     of_others = "adamw_torch" if optim == MUON else optim
-    linears = {f"{model.llm_prefix}{name}" for name, _ in linear_layers(model.model.language_model)}
+    linears = set()
+    if quantize:
+        linears = {f"{model.llm_prefix}{name}" for name, _ in linear_layers(model.model.language_model)}
     parts: dict[str, Held] = {}
     for name, parameter in model.named_parameters():
         part, owner = part_of(name), name.removesuffix(".weight").removesuffix(".base_layer")

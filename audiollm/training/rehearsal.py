@@ -18,7 +18,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from audiollm.data.dataset import Limits, Recordings
 from audiollm.models.checkpoint import MANIFEST, attach_saved_adapters, is_small_checkpoint
-from audiollm.models.configuration import AudioLLMConfig
+from audiollm.models.configuration import AudioLLMConfig, AudioTextConfig
 from audiollm.models.connectors import check_connector
 from audiollm.models.freezing import select_trainable
 from audiollm.models.locate import resolve_checkpoint
@@ -28,18 +28,29 @@ from audiollm.models.native.loading import is_native
 from audiollm.models.native.processing import NativeProcessor
 from audiollm.models.parts import encoder_on_paper, load_tokenizer
 from audiollm.models.processing import AudioLLMProcessor
+from audiollm.models.towers_parts import pooling_of, text_config_of
+from audiollm.models.towers_processing import AudioTextProcessor
+from audiollm.models.two_towers import AudioTextModel
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, missing_files, require_files
 from audiollm.training import memory
 from audiollm.training.memory import GIB, MIB, Load
-from audiollm.training.objectives import OBJECTIVES, build_objective
-from audiollm.training.requirements import Sharding, refuse_sharded_muon, require_libraries, require_parts
+from audiollm.training.objectives import build_objective, objectives_of
+from audiollm.training.requirements import (
+    Sharding,
+    refuse_sharded_muon,
+    refuse_sharded_towers,
+    require_libraries,
+    require_parts,
+)
 from audiollm.training.stage_data import StageData
 from audiollm.training.stages import (
     RunFolder,
     positions_of,
     prepare_lora,
     recipe_tokenizer,
+    recordings_of,
     refuse_frames,
+    require_kind,
     with_prompts,
 )
 from audiollm.training.trainer import train_sampler
@@ -49,6 +60,7 @@ def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False)
     """Print what training this recipe would do; ValueError for what would stop it."""
     sharding = Sharding(deepspeed, fsdp)
     refuse_sharded_muon(recipe, list(recipe.stages), sharding)
+    refuse_sharded_towers(recipe, sharding)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(settings_table(recipe))
     try:
@@ -90,16 +102,19 @@ def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLM
     folder = None
     if recipe.model.checkpoint is not None:
         folder = resolve_checkpoint(recipe.model.checkpoint, revision=recipe.model.revision)
+        require_kind(recipe, folder)
+        if recipe.model.is_two_towers:
+            return towers_on_paper(recipe, folder)
         if is_native(folder):
             return native_on_paper(folder, recipe)
         config = AudioLLMConfig.from_pretrained(folder)
-        manifest = json.loads((folder / MANIFEST).read_text()) if is_small_checkpoint(folder) else {}
-        stored = manifest.get("stored_parts", ["encoder", "llm"])
-        config.bases = {part: base for part, base in (config.bases or {}).items() if part not in stored}
+        config.bases = bases_that_lie_elsewhere(config, folder)
         processor = with_prompts(AudioLLMProcessor.from_pretrained(folder), recipe.model)
         if recipe.model.connector is not None:
             config.connector_config = dict(recipe.model.connector)
             processor.connector_config = config.connector_config
+    elif recipe.model.is_two_towers:
+        return towers_on_paper(recipe)
     else:
         config, processor = parts_on_paper(recipe)
     with torch.device("meta"):
@@ -109,6 +124,38 @@ def on_paper(recipe: Recipe) -> tuple[AudioLLMForConditionalGeneration, AudioLLM
     if folder:
         attach_saved_adapters(model, folder)
     return model, processor
+
+
+def bases_that_lie_elsewhere(config: AudioLLMConfig | AudioTextConfig, folder: Path) -> dict[str, Any]:
+    """The public bases of a checkpoint whose tensors it does not hold itself."""
+    manifest = json.loads((folder / MANIFEST).read_text()) if is_small_checkpoint(folder) else {}
+    stored = manifest.get("stored_parts", ["encoder", "llm"])
+    return {part: base for part, base in (config.bases or {}).items() if part not in stored}
+
+
+def towers_on_paper(recipe: Recipe, folder: Path | None = None) -> tuple[Any, Any]:
+    """Two towers without weights, from a checkpoint or from parts, and their processor."""
+    block = recipe.model
+    if folder is not None:
+        config = AudioTextConfig.from_pretrained(folder)
+        config.bases = bases_that_lie_elsewhere(config, folder)
+        processor = AudioTextProcessor.from_pretrained(folder)
+    else:
+        require_parts(recipe)
+        assert block.text is not None
+        text = block.text.model_dump()
+        tokenizer = recipe_tokenizer(recipe) or load_tokenizer(text)
+        text_config = text_config_of(text, tokenizer)
+        config = AudioTextConfig(
+            audio_config=encoder_on_paper(block.encoder_spec),
+            text_config=text_config,
+            pooling=pooling_of(text, text_config),
+            projection_width=block.shared_space.width,
+            bases=bases_on_paper(block),
+        )
+        processor = AudioTextProcessor.from_parts(tokenizer, config)
+    with torch.device("meta"):
+        return AudioTextModel(config), processor
 
 
 def native_on_paper(folder: Path, recipe: Recipe) -> tuple[Any, Any]:
@@ -148,7 +195,11 @@ def parts_on_paper(recipe: Recipe) -> tuple[AudioLLMConfig, AudioLLMProcessor]:
 
 def bases_on_paper(block: ModelSettings) -> dict[str, Any]:
     """The parts that are public bases, without what identifies them."""
-    from_public = {"encoder": all(one.checkpoint for one in block.encoders), "llm": block.llm and block.llm.checkpoint}
+    reads = "text" if block.is_two_towers else "llm"
+    from_public = {
+        "encoder": all(one.checkpoint for one in block.encoders),
+        reads: block.reader and block.reader.checkpoint,
+    }
     return {part: {} for part, is_public in from_public.items() if is_public}
 
 
@@ -176,11 +227,12 @@ def describe_stage(
     """What trains, memory, and where the rows are there: steps and a sample with its supervised part marked."""
     prepare_lora(model, stage)
     select_trainable(model, list(stage.train))
-    with_text = any(OBJECTIVES[objective].needs_text for objective in stage.objectives)
+    known = objectives_of(isinstance(model, AudioTextModel))
+    with_text = any(known[objective].needs_text for objective in stage.objectives)
     recordings = None
     if data is not None:
         settings = stage.data
-        recordings = Recordings(
+        recordings = recordings_of(model, stage)(
             data.train,
             processor,
             questions_per_clip=settings.questions_per_clip,
@@ -191,6 +243,8 @@ def describe_stage(
         )
     if isinstance(processor, NativeProcessor):
         refuse_frames(stage, f"stages.{name}")
+        load = None
+    elif isinstance(model, AudioTextModel):
         load = None
     else:
         load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, with_text)
@@ -235,9 +289,9 @@ def describe_memory(
     unit, size_of = ("GiB", GIB) if state + added >= GIB else ("MiB", MIB)
     console.print(held_table(f"stage {name} (memory in {unit})", held, size_of))
     if load is None or activations is None:
+        kind = "two towers" if isinstance(model, AudioTextModel) else "a model that transformers has itself"
         console.print(
-            f"memory of a device: {state / size_of:.2f} {unit} held; what a micro-batch adds is not known for a model "
-            "that transformers has itself"
+            f"memory of a device: {state / size_of:.2f} {unit} held; what a micro-batch adds is not known for {kind}"
         )
         return
     length = f"{load.tokens:,} tokens" if load.tokens else f"{load.seconds:.1f} s"

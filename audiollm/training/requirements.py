@@ -35,20 +35,21 @@ def require_libraries(recipe: Recipe) -> None:
 
 def require_parts(recipe: Recipe) -> None:
     """RecipeError, without the Hub's retries, if a public checkpoint that the model is made of cannot be had."""
-    model_type = (recipe.model.llm.config or {}).get("model_type") if recipe.model.llm else None
+    reader, key = recipe.model.reader, recipe.model.reader_key
+    model_type = (reader.config or {}).get("model_type") if reader else None
     if model_type is not None and model_type not in CONFIG_MAPPING_NAMES:
         near = nearest(model_type, CONFIG_MAPPING_NAMES)
-        raise recipe.error("model.llm.config.model_type", f"{model_type!r} is not of transformers; {near}")
+        raise recipe.error(f"{key}.config.model_type", f"{model_type!r} is not of transformers; {near}")
     # what only a class's own loader can read, be it a user's or another package's, that loader asks for
     encoders = [one for one in recipe.model.encoders if one.name is None or names_itself(one.name)]
-    blocks = [*(("encoder", one) for one in encoders), ("llm", recipe.model.llm)]
+    blocks = [*(("model.encoder", one) for one in encoders), (key, reader)]
     for part, block in blocks:
         if block is None or block.checkpoint is None:
             continue
         cause = unreachable(block.checkpoint, block.revision)
         if cause:
             raise recipe.error(
-                f"model.{part}.checkpoint",
+                f"{part}.checkpoint",
                 f"is {block.checkpoint}, which is not on this machine ({cause}); give a local folder, "
                 "or bring a cache that holds it and set HF_HUB_OFFLINE=1",
             )
@@ -70,3 +71,9 @@ def refuse_sharded_muon(recipe: Recipe, names: list[str], sharding: Sharding) ->
                 f"stages.{name}.trainer.optim",
                 f"is muon, which needs whole matrices and trains under DDP alone; leave out {sharding.option}",
             )
+
+
+def refuse_sharded_towers(recipe: Recipe, sharding: Sharding) -> None:
+    """RecipeError for two towers that ranks are to share: every rank needs the whole of both."""
+    if recipe.model.is_two_towers and sharding.option:
+        raise recipe.error("model.kind", f"is two_towers, which train under DDP alone; leave out {sharding.option}")

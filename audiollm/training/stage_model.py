@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.splice import Kept
+from audiollm.models.two_towers import AudioTextModel
 from audiollm.training.objectives import Objective
 from audiollm.training.objectives.base import Heard, model_arguments
 
@@ -55,7 +56,7 @@ class StageModel(nn.Module):
 
     def listen(self, batch: Mapping[str, Any], objectives: Collection[Objective]) -> Heard:
         """What the parts make of the batch as far as the objectives ask for it; a batch of text has no sound."""
-        base = self.model.model
+        base = self.model if isinstance(self.model, AudioTextModel) else self.model.model
         heard = Heard(self.model)
         if any(objective.needs_hidden for objective in objectives):
             heard.hidden_BSD = base(**model_arguments(batch), use_cache=False).last_hidden_state

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ from audiollm.data.dataset import Limits, Recordings, SoundCache
 from audiollm.data.features import FeatureStore
 from audiollm.data.licences import breach, doubts
 from audiollm.data.mixture import Mixture
+from audiollm.data.pairs import Pairs
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import fingerprint, of_tasks
 from audiollm.models.attention import BLOCKS
 from audiollm.models.checkpoint import copy_checkpoint, damaged_checkpoint, save_checkpoint
+from audiollm.models.configuration import AudioTextConfig
 from audiollm.models.freezing import (
     CONFIGS,
     add_lora,
@@ -46,7 +48,7 @@ from audiollm.models.freezing import (
     select_trainable,
     set_lora_scale,
 )
-from audiollm.models.locate import resolve_checkpoint
+from audiollm.models.locate import resolve_checkpoint, type_of
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.native.loading import is_native, load_native
 from audiollm.models.native.processing import NativeProcessor
@@ -54,19 +56,24 @@ from audiollm.models.parts import Built, build, match_connector_scale, renew_con
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.rendering import check_template_kwargs
 from audiollm.models.tokenizer import train_tokenizer
+from audiollm.models.towers_parts import build_towers, load_towers
+from audiollm.models.towers_processing import AudioTextProcessor
+from audiollm.models.two_towers import AudioTextModel
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
 from audiollm.training.augmentation import Augmenter, augmenter_of
 from audiollm.training.bad_rows import BadRows, TooManyBadRows, sentence, too_many
 from audiollm.training.bad_steps import BadSteps
 from audiollm.training.features import fill, open_store
 from audiollm.training.kernels import apply_liger, prepare_attention
-from audiollm.training.objectives import OBJECTIVES, Objective, build_objective
+from audiollm.training.objectives import OBJECTIVES, Objective, build_objective, objectives_of
+from audiollm.training.objectives.towers import Towers
 from audiollm.training.progress import StageProgress
 from audiollm.training.ranks import is_main, written_to
 from audiollm.training.requirements import (
     Sharding,
     refuse_sharded_bits,
     refuse_sharded_muon,
+    refuse_sharded_towers,
     require_libraries,
     require_parts,
 )
@@ -227,6 +234,7 @@ def run_recipe(
     wanted = names if stage is None else [stage]
     sharding = Sharding(deepspeed, fsdp)
     refuse_sharded_muon(recipe, wanted, sharding)
+    refuse_sharded_towers(recipe, sharding)
     todo = stages_to_do(recipe, run, wanted, sharding)
     for entry in recipe.evaluate:
         if entry.tasks is not None:
@@ -279,8 +287,8 @@ def stage_settings(recipe: Recipe, name: str, sharding: Sharding) -> dict[str, A
     engine = f"DeepSpeed {Path(sharding.deepspeed).stem} on {ranks} ranks" if sharding.deepspeed else "any other"
     data = recipe.stages[name].data
     paths = [origin(source) for source in [*data.train, *data.validation]]
-    if recipe.model.llm is not None and recipe.model.llm.tokenizer is not None:
-        paths.append(recipe.model.llm.tokenizer.train_on)
+    if recipe.model.reader is not None and recipe.model.reader.tokenizer is not None:
+        paths.append(recipe.model.reader.tokenizer.train_on)
     rows = {str(path): rows_fingerprint(path) for path in paths}
     stage = whole["stages"][name]
     return {
@@ -302,6 +310,7 @@ def start_model(recipe: Recipe, run: RunFolder, before: list[str]) -> Built:
     if recipe.model.checkpoint:
         base = {"checkpoint": recipe.model.checkpoint, "revision": recipe.model.revision}
         folder = resolve_checkpoint(recipe.model.checkpoint, revision=recipe.model.revision)
+        require_kind(recipe, folder)
         built = load_built(folder, recipe.in_bfloat16, quantize=recipe.model.quantize, base=base)
         if recipe.model.connector is not None:
             if isinstance(built.processor, NativeProcessor):
@@ -309,8 +318,16 @@ def start_model(recipe: Recipe, run: RunFolder, before: list[str]) -> Built:
             set_seed(recipe.seed)
             renew_connector(built, recipe.model.connector)
             print(f"connector: a new {recipe.model.connector['name']} in place of the checkpoint's")
-        return Built(built.model, with_prompts(built.processor, recipe.model))
+        return built if recipe.model.is_two_towers else Built(built.model, with_prompts(built.processor, recipe.model))
     return build_parts(recipe)
+
+
+def require_kind(recipe: Recipe, folder: Path) -> None:
+    """RecipeError for a checkpoint of the other kind of model."""
+    asked, found = recipe.model.is_two_towers, type_of(folder) == AudioTextConfig.model_type
+    if asked != found:
+        way_out = "holds two towers: say `kind: two_towers`" if found else "holds an audio language model: leave it out"
+        raise recipe.error("model.kind", f"is {recipe.model.kind}, and {recipe.model.checkpoint} {way_out}")
 
 
 def load_built(
@@ -326,13 +343,19 @@ def load_built(
     """
     if is_native(folder):
         return load_native(folder, base=base, quantize=quantize, in_bfloat16=in_bfloat16)
+    if type_of(Path(folder)) == AudioTextConfig.model_type:
+        towers: Any = load_towers(folder, in_bfloat16=in_bfloat16)
+        reads: Any = AudioTextProcessor.from_pretrained(str(folder))
+        return Built(towers, reads)
     model = AudioLLMForConditionalGeneration.from_pretrained(str(folder), quantize=quantize, in_bfloat16=in_bfloat16)
     return Built(model, AudioLLMProcessor.from_pretrained(str(folder)))
 
 
 def attend(built: Built, recipe: Recipe) -> None:
-    """The attention that the stages go by."""
+    """The attention that the stages go by; that of two towers is their own."""
     model = built.model
+    if isinstance(model, AudioTextModel):
+        return
     prepare_attention(model.model.language_model, recipe.model.attn_implementation, shares_audio=model.shares_audio)
 
 
@@ -349,6 +372,14 @@ def build_parts(recipe: Recipe) -> Built:
     set_seed(recipe.seed)
     require_parts(recipe)
     block = recipe.model
+    if block.text is not None:
+        return build_towers(
+            encoder=block.encoder_spec,
+            text=block.text.model_dump(exclude_none=True),
+            tokenizer=recipe_tokenizer(recipe),
+            **block.shared_space.model_dump(),
+            in_bfloat16=recipe.in_bfloat16,
+        )
     assert block.encoder is not None and block.llm is not None and block.connector is not None
     return build(
         encoder=block.encoder_spec,
@@ -363,7 +394,7 @@ def build_parts(recipe: Recipe) -> Built:
 
 def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
     """The tokenizer that the recipe trains, if it does."""
-    settings = recipe.model.llm.tokenizer if recipe.model.llm else None
+    settings = recipe.model.reader.tokenizer if recipe.model.reader else None
     if settings is None:
         return None
     rows, _ = read_rows(settings.train_on, None, False)
@@ -518,17 +549,18 @@ def prepare_model(built: Built, stage: StageSettings) -> dict[str, int]:
 
 def check_objectives(recipe: Recipe, name: str, rows: list[Row]) -> None:
     """ValueError if an objective of the stage has a setting that it does not know, or the rows nothing for it."""
+    known = objectives_of(recipe.model.is_two_towers)
     for objective, block in recipe.stages[name].objectives.items():
         key = f"stages.{name}.objectives.{objective}"
         try:
-            settings = OBJECTIVES[objective].Settings.model_validate(block.model_dump())
+            settings = known[objective].Settings.model_validate(block.model_dump())
         except ValidationError as error:
             finding = error.errors()[0]
             raise recipe.error(".".join([key, *map(str, finding["loc"])]), finding["msg"]) from error
-        if told := OBJECTIVES[objective].refusal(settings, list(recipe.stages[name].train)):
+        if told := known[objective].refusal(settings, list(recipe.stages[name].train)):
             raise recipe.error(key, told)
-        if not OBJECTIVES[objective].has_items(settings, rows):
-            raise recipe.error(key, "finds nothing to learn in the rows of the stage: " + OBJECTIVES[objective].needs)
+        if not known[objective].has_items(settings, rows):
+            raise recipe.error(key, "finds nothing to learn in the rows of the stage: " + known[objective].needs)
 
 
 def refuse_frames(stage: StageSettings, key: str) -> None:
@@ -577,7 +609,7 @@ def build_trainer(
     limits = Limits(stage.data.max_tokens, positions_of(built.model), stage.data.too_long)
 
     def recordings(rows: list[Row], groups: Any = None, augment: Augmenter | None = None) -> Recordings:
-        found = Recordings(
+        found = recordings_of(built.model, stage)(
             rows,
             built.processor,
             seed=recipe.seed,
@@ -586,7 +618,7 @@ def build_trainer(
             with_text=with_text,
             sounds=sounds,
             features=features,
-            share_audio=built.model.layout == "branches",
+            share_audio=not isinstance(built.model, AudioTextModel) and built.model.layout == "branches",
             limits=limits,
             groups=groups,
             augment=augment,
@@ -627,6 +659,14 @@ def build_trainer(
     return trainer
 
 
+def recordings_of(model: Any, stage: StageSettings) -> Callable[..., Recordings]:
+    """The class of recordings that a stage learns from: pairs with a text for two towers."""
+    if not isinstance(model, AudioTextModel):
+        return Recordings
+    settings: Any = Towers.Settings.model_validate(stage.objectives["contrastive"].model_dump())
+    return partial(Pairs, words=settings.target)
+
+
 def leave_out_too_long(recordings: Recordings, quarantine: Quarantine, max_fraction: float) -> None:
     """Measure recordings and list the rows that are too long for them; TooManyBadRows if they are too many."""
     bad, total = recordings.measure(), recordings.num_rows
@@ -650,6 +690,9 @@ def collator_of(built: Built, objectives: dict[str, Objective], pack_tokens: int
 
     All clips of a micro-batch are in one sequence where attention skips what they do not see of each other.
     """
+    targets = [objective.targets for objective in objectives.values()]
+    if isinstance(built.model, AudioTextModel):
+        return Collator(0, targets=targets)
     language_model: Any = built.model.model.language_model
     skips = language_model.config._attn_implementation in (BLOCKS, "flex_attention")
     return Collator(
@@ -657,7 +700,7 @@ def collator_of(built: Built, objectives: dict[str, Objective], pack_tokens: int
         layout=built.model.layout,
         hear=built.processor.features if isinstance(built.processor, NativeProcessor) else None,
         pack_tokens=pack_tokens or (sys.maxsize if skips else None),
-        targets=[objective.targets for objective in objectives.values()],
+        targets=targets,
     )
 
 

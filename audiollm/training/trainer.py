@@ -230,7 +230,8 @@ class StageTrainer(Trainer):
             if parameter.requires_grad:
                 inner = name.partition("model.")[2]
                 part = "heads" if name.startswith("objectives.") else part_of(inner)
-                groups[part, name in decayed, parameter in of_muon].append(parameter)
+                decays = name in decayed and parameter.ndim > 0  # a temperature is no weight
+                groups[part, decays, parameter in of_muon].append(parameter)
         return [
             {
                 "params": parameters,

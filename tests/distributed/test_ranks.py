@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from distributed.rank import forked
-from integration import test_quantized
+from integration import test_quantized, test_two_towers_run
 from integration.test_quantized import recipe_on
 from integration.test_training import recipe_of, rows_of, stage, weights, write_jsonl
 from safetensors.torch import load_file
@@ -201,6 +201,24 @@ def test_two_ranks_train_two_steps_as_one_does(engine, ranks, mixed, tmp_path):
     settings = json.loads(deepspeed_file(engine).read_text()) | {"zero_force_ds_cpu_optimizer": False}
     (tmp_path / f"{engine}.json").write_text(json.dumps(settings))
     assert_two_steps_as_of_one(ranks, mixed, tmp_path, "--deepspeed", str(tmp_path / f"{engine}.json"))
+
+
+def test_two_ranks_of_two_towers_find_their_texts_among_those_of_both(ranks, tmp_path):
+    """Every third recording has no caption, so that micro-batches have unlike numbers of pairs, and some none."""
+    rows = [test_two_towers_run.rows_of(tmp_path, number, 0)[number % 3 == 0 :] for number in range(12)]
+    write_jsonl(tmp_path / "train.jsonl", [one for recording in rows for one in recording])
+    corpus = dict.fromkeys(("train", "test"), str(tmp_path / "train.jsonl"))
+    for name, size in (("one", 4), ("two", 2)):
+        settings = {"max_steps": 6, "per_device_train_batch_size": size, "logging_steps": 1}
+        written = test_two_towers_run.recipe_of(tmp_path / name, corpus, **settings) | {"evaluate": []}
+        del written["stages"]["match"]["data"]["train"][0]["tasks"]
+        test_two_towers_run.load(tmp_path / name, written)
+    run_recipe(load_recipe(tmp_path / "one/recipe.yaml"))
+    train(ranks, tmp_path / "two/recipe.yaml")
+    found, expected = curves(tmp_path / "two/run"), curves(tmp_path / "one/run")
+    assert found["match loss"] == pytest.approx(expected["match loss"], rel=1e-4) and len(found["match loss"]) == 6
+    ours, theirs = weights(tmp_path / "two/run/match"), weights(tmp_path / "one/run/match")
+    assert all(ours[key].allclose(theirs[key], rtol=1e-2, atol=1e-4) for key in theirs)
 
 
 def test_two_ranks_train_by_muon_as_one_does(ranks, mixed, tmp_path):

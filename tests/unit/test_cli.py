@@ -173,8 +173,8 @@ def test_prepare_makes_rows_where_it_is_told(monkeypatch):
 
 
 def test_evaluate_hands_its_options_over(monkeypatch, tmp_path):
-    import audiollm.evaluation
-    import audiollm.inference
+    import audiollm.evaluation.judge
+    import audiollm.matching
     from audiollm.conversation import parse_row
 
     row = parse_row(
@@ -188,8 +188,8 @@ def test_evaluate_hands_its_options_over(monkeypatch, tmp_path):
         seen.update(options, listener=listener, rows=len(rows))
         return audiollm.evaluation.EvaluationResult({})
 
-    monkeypatch.setattr(audiollm.inference, "load", lambda checkpoint, **options: (checkpoint, options))
-    monkeypatch.setattr(audiollm.evaluation, "evaluate", answer)
+    monkeypatch.setattr(audiollm.matching, "load_either", lambda checkpoint, **options: (checkpoint, options))
+    monkeypatch.setattr(audiollm.evaluation.judge, "score", answer)
     options = [
         "--device",
         "cpu",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from audiollm.conversation import AudioPart
 from audiollm.training.objectives.base import Heard, WordsObjective, WordsSettings, width_of
+from audiollm.training.objectives.info_nce import info_nce
 
 
 class ContrastiveSettings(WordsSettings):
@@ -74,11 +75,9 @@ class Contrastive(WordsObjective):
         text_NE = self.pool_text(heard.model, ids_NU[told_N])
         logits_NN = self.log_scale.clamp(max=4.6).exp() * audio_NE @ text_NE.T
         same_NN = (ids_NU[told_N][:, None] == ids_NU[told_N][None]).all(-1)
-        twins_NN = same_NN & ~torch.eye(len(same_NN), dtype=torch.bool, device=same_NN.device)
-        logits_NN = logits_NN.masked_fill(twins_NN, torch.finfo(logits_NN.dtype).min)
         itself_N = torch.arange(len(logits_NN), device=logits_NN.device)
-        both = [F.cross_entropy(side, itself_N, reduction="sum") for side in (logits_NN, logits_NN.T)]
-        return (both[0] + both[1]) / 2 / num_items
+        both = info_nce(logits_NN, itself_N, same_NN) + info_nce(logits_NN.T, itself_N, same_NN)
+        return both / 2 / num_items
 
     def pool_audio(self, frames_NTC: Tensor, mask_NT: Tensor) -> Tensor:
         """Mean over a clip's frames or vectors, projected, of length one: [N, E]."""
