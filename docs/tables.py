@@ -1,9 +1,9 @@
 """What the documentation generates from the package when it is built: tables, and the code of its examples.
 
-    <!-- table: connectors -->      in a page becomes that table
-    --8<-- encoder                  in a block becomes that part of examples/loudness.py
+    <!-- table: encoders -->        in a page becomes that table
+    --8<-- encoder                  in a block becomes that part of examples/*.py
 
-`python docs/tables.py connectors` prints one. mkdocs calls `on_page_markdown`.
+`python docs/tables.py encoders` prints one. mkdocs calls `on_page_markdown`.
 """
 
 import re
@@ -51,16 +51,9 @@ def encoders() -> str:
     return markdown(("name", "what"), lines)
 
 
-def connectors() -> str:
-    """Every connector in its published forms."""
-    from audiollm.models.connectors.table import table
-
-    return table()
-
-
 def native() -> str:
     """Audio language models of transformers that train as they are."""
-    from audiollm.models.native import support_table
+    from audiollm.models.native.table import support_table
 
     return support_table()
 
@@ -82,7 +75,6 @@ def support() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "encoders": encoders,
-    "connectors": connectors,
     "native": native,
     "support": support,
 }

@@ -191,7 +191,7 @@ def stages(told: Told) -> str:
         stage = told.recipe.stages[name]
         objectives = ", ".join(stage.objectives)
         rates = ", ".join(f"{part} {rate:g}" for part, rate in stage.learning_rates.items())
-        rows.append([name, objectives, rates, f"{took['steps']:,}", f"{took['seconds'] / 60:.1f}"])
+        rows.append([name, objectives, rates, f"{took['steps']:,}", f"{took.get('seconds', 0) / 60:.1f}"])
     head = ["stage", "objectives", "trains, at a learning rate of", "steps", "minutes"]
     return section("Stages", table(head, rows)) if rows else ""
 
@@ -237,7 +237,7 @@ def cost(told: Told) -> str:
     """What the run took."""
     if not told.stages:
         return ""
-    minutes = sum(took["seconds"] for took in told.stages.values()) / 60
+    minutes = sum(took.get("seconds", 0) for took in told.stages.values()) / 60
     memory = told.results.get("peak_memory_gib")
     peak = f", peak memory of the process {memory:.1f} GiB" if memory else ""
     return section("Cost", f"{minutes:,.1f} minutes of training{peak}.\n")

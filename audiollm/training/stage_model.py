@@ -56,7 +56,7 @@ class StageModel(nn.Module):
 
     def listen(self, batch: Mapping[str, Any], objectives: Collection[Objective]) -> Heard:
         """What the parts make of the batch as far as the objectives ask for it; a batch of text has no sound."""
-        base = self.model if isinstance(self.model, AudioTextModel) else self.model.model
+        base: Any = self.model if isinstance(self.model, AudioTextModel) else self.model.model
         heard = Heard(self.model)
         if any(objective.needs_hidden for objective in objectives):
             heard.hidden_BSD = base(**model_arguments(batch), use_cache=False).last_hidden_state

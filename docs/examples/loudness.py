@@ -33,7 +33,10 @@ class LoudnessEncoder(WaveformEncoder, PreTrainedModel):
         frames_MTC = torch.tanh(self.project(waves_ML.unflatten(1, (-1, 320))))
         counts_M = (lengths_M // 320).clamp(min=1)  # as num_frames() says: whole frames, at least one
         longest = int(counts_M.max())
-        return [frames_MTC[:, :longest]], frames_mask(counts_M, longest)
+        states = [
+            frames_MTC[:, :longest] for _ in taps or [1]
+        ]  # it has one layer; here each tapped one's output stands
+        return states, frames_mask(counts_M, longest)
 
 
 # --8<-- [end:encoder]

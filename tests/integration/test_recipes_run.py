@@ -37,7 +37,7 @@ def run(*words: str) -> str:
 
 # ---------------------------------------------------------------------------------------------- of public checkpoints
 
-PUBLIC = sorted(set(packaged_files("recipes")) - {"quickstart", "finetune", "finetune/qlora", "finetune/full"})
+PUBLIC = sorted(set(packaged_files("recipes")) - {"quickstart", "clap", "finetune", "finetune/qlora", "finetune/full"})
 SMALL = {
     "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "num_layers": 2, "max_tokens": 512, "eval_steps": 1,
     "max_steps": 2, "warmup_steps": 0, "dataloader_num_workers": 0, "gradient_accumulation_steps": 1,

@@ -150,7 +150,12 @@ def test_the_teacher_is_the_frozen_base_in_evaluation_mode_and_leaves_no_trace(b
     built = copy.deepcopy(built)
     stage = stage_of(built)
     batch = batch_of(built, ROWS)
+    modes = []
+    reader = built.model.model.language_model
+    hook = reader.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     heard = stage.objectives["distillation"].read(built.model, batch)
+    hook.remove()
+    assert modes == [False] and reader.training
     assert not heard.requires_grad and built.model.model.training and built.model.lora_scale == 1
     for name, parameter in built.model.named_parameters():
         if ".lora_" in name:

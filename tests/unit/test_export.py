@@ -57,7 +57,7 @@ for folder in folders:
     with torch.no_grad():
         logits = model(**inputs).logits
         said = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-    found[folder] = {{"ids": inputs["input_ids"], "logits": logits, "said": said, "dtype": str(model.dtype)}}
+    found[folder] = {{"ids": inputs["input_ids"], "logits": logits, "said": said}}
     assert type(model).__module__.startswith("transformers_modules."), type(model)
 torch.save(found, {outputs!r})
 assert not [name for name in sys.modules if name.split(".")[0] == "audiollm"]
@@ -168,8 +168,9 @@ def exported(work):
 
 def test_exported_folders_give_the_same_logits_and_answers_without_this_package(exported, work):
     folders, expected = exported
-    found = elsewhere(list(folders.values()), work)
-    for name, folder in folders.items():
+    found = elsewhere([folders[name] for name in ("kept", "merged", "own")], work)
+    for name in ("kept", "merged", "own"):
+        folder = folders[name]
         assert torch.equal(found[folder]["ids"], expected[name]["ids"])
         largest = float(expected[name]["logits"].abs().max())  # with LoRA in the weights sums are rounded otherwise
         tolerance = 1e-5 * (largest if name in ("kept", "merged") else 1.0)
@@ -180,13 +181,9 @@ def test_exported_folders_give_the_same_logits_and_answers_without_this_package(
 @torch.no_grad()
 def test_this_package_reads_its_exports_too(exported):
     folders, expected = exported
-    for name in ("plain", "kept"):
-        listener = load(folders[name], device="cpu")
-        inputs = listener.processor.collate_prompts(list(prompts()))
-        largest = float(expected[name]["logits"].abs().max())
-        torch.testing.assert_close(
-            listener.model(**inputs).logits, expected[name]["logits"], atol=1e-5 * largest, rtol=0
-        )
+    listener = load(folders["plain"], device="cpu")
+    inputs = listener.processor.collate_prompts(list(prompts()))
+    torch.testing.assert_close(listener.model(**inputs).logits, expected["plain"]["logits"], atol=1e-5, rtol=0)
 
 
 def test_the_code_that_travels_imports_its_siblings_and_what_is_named(exported):

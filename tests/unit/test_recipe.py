@@ -63,7 +63,7 @@ def test_interpolations_defaults_and_shorthands_are_filled_in():
     assert align.objectives["language_modeling"].weight == 1
     assert align.objectives["ctc"].own == {"label_smoothing": 0.1}
     assert recipe.model.connector == {"name": "window_qformer", **WindowQFormerSettings(num_queries=2).model_dump()}
-    assert instruct.adapters is not None and instruct.adapters.r == 16 and align.adapters is None
+    assert instruct.adapters["lora"].r == 16 and not align.adapters
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():
@@ -200,7 +200,7 @@ def test_every_mistake_is_told_at_once():
         ("seed", "command line: 'seed' is not of the form key=value"),
         ("seed=[1", "command line: the value of 'seed=[1' is not YAML"),
         ("stages.align.data.train.5.limit=1", "the list has 2 entries, numbered from 0"),
-        ("model.checkpoint=x", "tiny.yaml:3: model: give either `checkpoint` (a whole model) or its parts"),
+        ("model.checkpoint=x", "tiny.yaml:3: model: give either `checkpoint` (a whole model, and a new"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_told_as_such(override, expected):
