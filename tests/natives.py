@@ -118,6 +118,24 @@ class GraniteMel(GraniteSpeechFeatureExtractor):
         return {"input_features": mel, "audio_embed_sizes": sizes, "input_features_mask": mask}
 
 
+class Fun(Bare, transformers.FunAsrNanoProcessor):
+    """Fun-ASR-Nano's."""
+
+
+class FunFrames(transformers.SequenceFeatureExtractor):
+    """Stacked frames of 60 ms as Fun-ASR-Nano takes them, without the filter banks of torchaudio."""
+
+    def __init__(self):
+        super().__init__(MELS, RATE, 0.0)
+
+    def __call__(self, audio, **settings):
+        """Samples in place of filter banks, a row each 960 samples."""
+        [wave] = audio
+        rows = torch.nn.functional.pad(torch.as_tensor(wave), (0, -len(wave) % 960)).reshape(1, -1, 960)
+        frames = rows[..., : 7 * MELS]
+        return {"input_features": frames, "input_features_mask": torch.ones(frames.shape[:2], dtype=torch.long)}
+
+
 def words(kind):
     """A tokenizer with every control token that some model asks for."""
     named, special = dict(CONTROL), ["<|im_start|>", "<|im_end|>"]
@@ -173,6 +191,7 @@ def processor_of(kind, tokens):
         "granite_speech": lambda: bare(
             Granite, audio_processor=GraniteMel(), tokenizer=tokens, chat_template=TEXT_ALONE
         ),
+        "fun_asr_nano": lambda: Fun(FunFrames(), tokens, chat_template=PLAIN, audio_token="<|sound|>"),
         "qwen2_5_omni_thinker": lambda: bare(
             Omni2, feature_extractor=extractor(), tokenizer=tokens, chat_template=BRACKETED
         ),
@@ -213,6 +232,18 @@ def sizes_of(kind):
             "text": "llama",
         },
         "qwen3_asr": {"audio_config": {"model_type": "qwen3_asr_encoder", **CONV2D}, "text": "qwen3"},
+        "fun_asr_nano": {
+            "audio_config": {
+                "num_mel_bins": MELS, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32,
+                "num_hidden_layers": 2, "num_timestamp_prediction_layers": 1, "hidden_dropout": 0.0,
+                "attention_dropout": 0.0, "model_type": "fun_asr_nano_encoder",
+            },
+            "adaptor_config": {
+                "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 8, "num_hidden_layers": 1,
+                "projector_hidden_size": 16,
+            },
+            "text": "qwen3",
+        },
         "granite_speech": {"encoder_config": CONFORMER, "projector_config": QFORMER, "text": "granite"},
         "granite_speech_plus": {
             "encoder_config": {**CONFORMER, "cat_hidden_layers": [0]},
@@ -250,7 +281,7 @@ VOXTRAL = transformers.VoxtralProcessor.audio_kwargs | {"pad_to_multiple_of": 2 
 """Settings of Voxtral's processor, which has them in its class, for windows of two seconds."""
 KINDS = [
     "qwen2_audio", "voxtral", "audioflamingo3", "musicflamingo", "glmasr", "qwen3_asr", "granite_speech",
-    "granite_speech_plus", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "gemma4",
+    "granite_speech_plus", "fun_asr_nano", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "gemma4",
 ]  # fmt: skip
 ON_DISK = KINDS[:6]
 """Those whose processor can be saved here."""

@@ -56,7 +56,8 @@ def _ours(folder: Path) -> Path:
     if model_type not in (ours, AudioTextConfig.model_type, NATIVE, *NATIVES):
         raise CheckpointError(
             f"{folder} holds a model of type {model_type!r}, not {ours!r}; "
-            "a plain encoder or language model becomes one by training: see `audiollm train`"
+            "a plain encoder or language model becomes one by training: see `audiollm train`. "
+            f"Of the audio language models of transformers these are taken as they are: {', '.join(NATIVES)}"
         )
     return folder
 

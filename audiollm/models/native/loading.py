@@ -103,6 +103,7 @@ def fill(
     """Put what was trained over the base, in the types that are asked for."""
     stored, scheme = manifest["stored_parts"], model.config.quantize
     half = {part for part in in_bfloat16 if part not in stored}
+    half |= {"rest"} if half else set()  # which is never run
     if scheme is not None and "llm" not in stored:
         quantize_linears(model.model.language_model, scheme)
     for name, parameter in model.named_parameters():

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from jinja2 import TemplateError
+from transformers import AutoProcessor
 
 from audiollm.models.control_tokens import MARK
 from audiollm.models.native.table import NATIVES, Features, Native
@@ -108,11 +109,11 @@ class NativeProcessor(PromptWriter):
     @classmethod
     def from_pretrained(cls, folder: str | Path, model_type: str, revision: str | None = None) -> "NativeProcessor":
         """The processor of a public checkpoint, or one that was saved here, with what was said about prompts."""
-        from transformers import AutoProcessor  # late: it loads what it needs for images too
-
-        native = AutoProcessor.from_pretrained(folder, revision=revision)
+        kind = NATIVES[model_type]
+        ours = {"mistral_format": False} if kind.hear else {}  # mistral-common's would not tell what people typed apart
+        native = AutoProcessor.from_pretrained(folder, revision=revision, **ours)
         said = Path(folder, PROMPTS)
-        return cls(native, NATIVES[model_type], **(json.loads(said.read_text()) if said.is_file() else {}))
+        return cls(native, kind, **(json.loads(said.read_text()) if said.is_file() else {}))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """The model's own processor, and what was said about prompts."""

@@ -66,6 +66,11 @@ def granite_vectors(base: Any, clip: Features) -> torch.Tensor:
     return heard.pooler_output[clip["input_features_mask"]]
 
 
+def fun_vectors(base: Any, clip: Features) -> torch.Tensor:
+    """Fun-ASR's adaptor attends to the padding of a batch."""
+    return base.get_audio_features(clip["input_features"], clip["input_features_mask"], return_dict=True).pooler_output
+
+
 def omni_vectors(base: Any, clip: Features) -> torch.Tensor:
     """Qwen3-Omni's convolutions run over the padding of a chunk, which is as long as the longest of a batch."""
     heard = base.get_audio_features(clip["input_features"], clip["feature_attention_mask"], return_dict=True)
@@ -141,6 +146,7 @@ NATIVES: dict[str, Native] = {
         "Music Flamingo", "MusicFlamingoForConditionalGeneration", f"1200 s, {WINDOWS}", clip_limit=of_processor
     ),
     "glmasr": Native("GLM-ASR", "GlmAsrForConditionalGeneration", f"630 s, {WINDOWS}", clip_limit=of_processor),
+    "fun_asr_nano": Native("Fun-ASR-Nano", "FunAsrNanoForConditionalGeneration", ANY, vectors=fun_vectors),
     "granite_speech": Native("Granite Speech", "GraniteSpeechForConditionalGeneration", **GRANITE),
     "granite_speech_plus": Native("Granite Speech Plus", "GraniteSpeechPlusForConditionalGeneration", **GRANITE),
     "gemma3n": Native(
