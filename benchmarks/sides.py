@@ -170,16 +170,21 @@ def ours_alone(recordings: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 
 def whole_windows(model: Any) -> None:
     """The encoder reads every clip padded to its window of 30 s; what it makes of the padding is cut off."""
+    from audiollm.models.encoders.base import frames_mask
+
     tower = model.model.audio_tower
-    encode, full = tower.encode, 2 * tower.config.max_source_positions
+    stride = 2 * tower.hop
+    hear, full = tower.hear, stride * tower.config.max_source_positions
 
-    def padded(mel_MFT: Any, lengths_M: Any) -> tuple[Any, Any]:
-        frames_MTC, _ = encode(F.pad(mel_MFT, (0, full - mel_MFT.shape[-1])), torch.full_like(lengths_M, full))
-        mask_MT = torch.arange(frames_MTC.shape[1], device=lengths_M.device) < (lengths_M[:, None] + 1) // 2
-        longest = int(mask_MT.sum(-1).max())
-        return (frames_MTC * mask_MT[..., None])[:, :longest], mask_MT[:, :longest]
+    def padded(windows_ML: Any, lengths_M: Any, taps: Any) -> tuple[Any, Any]:
+        silent_ML = windows_ML * frames_mask(lengths_M, windows_ML.shape[1])
+        whole_ML = F.pad(silent_ML, (0, full - windows_ML.shape[1]))
+        states, _ = hear(whole_ML, torch.full_like(lengths_M, full), taps)
+        frames_M = -(-lengths_M // stride)
+        longest = int(frames_M.max())
+        return [state[:, :longest] for state in states], frames_mask(frames_M, longest)
 
-    tower.encode = padded
+    tower.hear = padded
 
 
 def all_logits(model: Any) -> None:

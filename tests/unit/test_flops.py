@@ -6,6 +6,7 @@ from flops import language_model_flops, listening_flops, multiplying
 from tiny import MLP, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
+from audiollm.models.encoders.clips import through_layers
 from audiollm.models.freezing import add_lora, select_trainable
 
 PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.convolution)
@@ -49,14 +50,15 @@ def test_the_language_models_part(model):
 
 def test_the_frozen_encoder_and_connector(model):
     batch, tower = batch_of(model), model.model.audio_tower
-    mel_MFT, lengths_M = torch.randn(1, 80, 100), torch.tensor([100])  # a second
+    x_MTC, mask_MT = torch.randn(1, 50, tower.config.d_model), torch.ones(1, 50, dtype=torch.bool)  # a second
 
     def run():
         with torch.no_grad():
-            model.model.connector(*tower.encode(mel_MFT, lengths_M))
+            frames = through_layers(tower.layers, tower.layer_norm, tower.config, x_MTC, mask_MT, [])[0]
+            model.model.connector(frames, mask_MT)
 
-    twice = 2 * tower.conv1.weight.numel() * 50  # it runs at two frames for one of what follows
-    assert listening_flops(model, batch) == pytest.approx(counted(run) - twice, rel=0.03)
+    convolutions = 2 * 50 * (tower.conv1.weight.numel() + tower.conv2.weight.numel())
+    assert listening_flops(model, batch) == pytest.approx(counted(run) + convolutions, rel=0.03)
 
 
 def test_what_trains_is_counted_apart(model):

@@ -98,7 +98,8 @@ def prepared(llm, parts, quantize, in_bfloat16):
 def measured(built, batch, bf16):
     """The most that a forward and a backward pass take, less the gradients that stay."""
     peak = Peak()
-    peak.know([*built.model.parameters(), *built.model.buffers()])
+    given = [value for value in batch.values() if isinstance(value, torch.Tensor)]
+    peak.know([*built.model.parameters(), *built.model.buffers(), *given])
     autocast = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
     gradients = sum(4 * p.numel() for p in built.model.parameters() if p.requires_grad)
     with peak:

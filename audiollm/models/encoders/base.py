@@ -143,7 +143,8 @@ class WaveformEncoder:
         if listening(config).normalize:
             states = [F.layer_norm(state, state.shape[-1:]) for state in states]
         joined = torch.cat(list(states), dim=-1) if len(states) > 1 else states[0]
-        return joined * mask_MT[..., None]
+        after_MT1 = ~mask_MT[..., None]
+        return joined.masked_fill(after_MT1, 0) if joined.requires_grad else joined.masked_fill_(after_MT1, 0)
 
 
 @contextmanager

@@ -88,5 +88,6 @@ def run_layers(layers: Any, norm: Any, x_MTC: Tensor, mask: Any, taps: Sequence[
     heard = {}
     for number, layer in enumerate(layers[: max(taps, default=None)], 1):
         x_MTC = layer(x_MTC, mask, **attention)
-        heard[number] = x_MTC
+        if number in taps:
+            heard[number] = x_MTC
     return [heard[tap] for tap in taps] or [norm(x_MTC)]
