@@ -716,9 +716,9 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def missing_files(recipe: Recipe) -> list[str]:
-    """What the recipe reads that is not there and that no `prepare` step makes: one sentence each."""
+    """What the recipe reads that is not there and that no `prepare` step makes: one sentence each, or for each set."""
     made = [Path(recipe.prepared_folder(converter)).resolve() for converter in recipe.prepare]
-    missing = []
+    missing: dict[str, list[str]] = {}
     for key, path in data_paths(recipe):
         if path.startswith(HUB):
             continue
@@ -726,12 +726,17 @@ def missing_files(recipe: Recipe) -> list[str]:
         will_be_made = any(folder == resolved or folder in resolved.parents for folder in made)
         if not will_be_made and not glob.glob(path, recursive=True):
             name = Path(path).parent.name
-            way_out = f"; `audiollm prepare {name}` makes it" if name in packaged_files("data_prep") else ""
-            missing.append(str(recipe.error(key, f"is {path}, and there is no such file in {Path.cwd()}{way_out}")))
+            of_a_set = name in packaged_files("data_prep")
+            way_out = f"; `audiollm prepare {name}` makes it" if of_a_set else ""
+            told = str(recipe.error(key, f"is {path}, and there is no such file in {Path.cwd()}{way_out}"))
+            missing.setdefault(name if of_a_set else key, []).append(told)
     checkpoint = recipe.model.checkpoint
     if checkpoint and not Path(checkpoint).exists() and is_local(checkpoint):
-        missing.append(str(recipe.error("model.checkpoint", f"is {checkpoint}, and there is no such folder")))
-    return missing
+        missing["checkpoint"] = [str(recipe.error("model.checkpoint", f"is {checkpoint}, and there is no such folder"))]
+    more = {
+        name: f" ({len(told) - 1} more of its files are asked for)" * (len(told) > 1) for name, told in missing.items()
+    }
+    return [f"{told[0]}{more[name]}" for name, told in missing.items()]
 
 
 def require_stage(recipe: Recipe, stage: str | None) -> None:

@@ -1,7 +1,6 @@
-"""What the documentation generates from the package when it is built: tables, and the code of its examples.
+"""The tables that the documentation takes from the package when it is built.
 
     <!-- table: encoders -->        in a page becomes that table
-    --8<-- encoder                  in a block becomes that part of examples/*.py
 
 `python docs/tables.py encoders` prints one. mkdocs calls `on_page_markdown`.
 """
@@ -80,18 +79,9 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def example(name: str) -> str:
-    """A part of the examples, between its two marks."""
-    whole = "".join(path.read_text() for path in sorted((DOCS / "examples").glob("*.py")))
-    found = re.search(rf"# --8<-- \[start:{name}\]\n(.*?)\n*# --8<-- \[end:{name}\]", whole, re.DOTALL)
-    assert found, f"no example {name}"
-    return re.sub(r"  # noqa: \w+", "", found.group(1))
-
-
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """A page with its tables and examples filled in."""
-    filled = re.sub(r"<!-- table: (\w+) -->", lambda found: TABLES[found.group(1)](), markdown)
-    return re.sub(r"^--8<-- (\w+)$", lambda found: example(found.group(1)), filled, flags=re.MULTILINE)
+    """A page with its tables filled in."""
+    return re.sub(r"<!-- table: (\w+) -->", lambda found: TABLES[found.group(1)](), markdown)
 
 
 if __name__ == "__main__":

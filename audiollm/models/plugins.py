@@ -15,6 +15,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from audiollm.models.settings import nearest
+
 PLUGINS = "AUDIOLLM_PLUGINS"
 
 
@@ -26,23 +28,27 @@ def find_class(name: str, table: Mapping[str, Any], what: str) -> Any:
         return entry.load()
     module, _, attribute = name.partition(":")
     if not attribute:
-        raise ValueError(
-            f"unknown {what} {name!r}; known: {', '.join(sorted(table))}; one of your own is package.module:Class"
-        )
-    if module not in sys.modules and module in os.environ.get(PLUGINS, "").split(","):
-        import_own(name, what)
+        known = [one for one in table if not one.startswith("audiollm_")]  # those are made of others
+        raise ValueError(f"unknown {what} {name!r}; {nearest(name, known)}; one of your own is package.module:Class")
+    import_plugins(what)
     if module not in sys.modules:
         raise ValueError(
-            f"the {what} {name} is code that is not imported; if you trust it, import {module} before, "
-            f"or set {PLUGINS}={module}"
+            f"the {what} {name} is code that is not imported; if you trust it, import {module} before, or set "
+            f"{PLUGINS}={module}; if that module has another name by now, write it into the checkpoint's config.json"
         )
     return attribute_of(name, what)
 
 
+def import_plugins(what: str) -> None:
+    """Import the modules that AUDIOLLM_PLUGINS names."""
+    for module in filter(None, os.environ.get(PLUGINS, "").split(",")):
+        import_own(f"{module}:", f"{PLUGINS}={module}, for the {what}")
+
+
 def import_own(name: str, what: str) -> None:
     """Import the module of `package.module:Class`, which may lie in the working folder; other names need none."""
-    module, _, attribute = name.partition(":")
-    if not attribute or module in sys.modules:
+    module, colon, attribute = name.partition(":")
+    if not colon or module in sys.modules:
         return
     here = str(Path.cwd())
     if here not in sys.path:
@@ -50,8 +56,10 @@ def import_own(name: str, what: str) -> None:
     try:
         importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"{what} {name}: cannot import {module} ({error}); install it, or run beside it") from error
-    attribute_of(name, what)
+        asked = f"{what} {name}" if attribute else what
+        raise ValueError(f"{asked}: cannot import {module} ({error}); install it, or run beside it") from error
+    if attribute:
+        attribute_of(name, what)
 
 
 def attribute_of(name: str, what: str) -> Any:

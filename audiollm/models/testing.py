@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audiollm.models.connectors import Sizes
+from audiollm.models.connectors import ConnectorSettings, Sizes
 from audiollm.models.encoders.base import frames_mask
 from audiollm.models.listening import LISTENING, listening
 
@@ -34,7 +34,13 @@ def check_encoder(encoder_class: type[Any], config: Any, *, tolerance: float = 1
     `config`: an object of its `config_class`, or that one's arguments; tiny, so that the check takes a second.
     `tolerance`: how far frames may differ that should be equal, relative to the largest: rounding.
     """
-    config = encoder_class.config_class(**config) if isinstance(config, Mapping) else deepcopy(config)
+    for name in ("config_class", "sampling_rate", "stride", "num_frames", "hear"):
+        assert hasattr(encoder_class, name), f"{encoder_class.__name__} has no {name}: subclass WaveformEncoder first"
+    if isinstance(config, Mapping):
+        known = {*encoder_class.config_class().to_dict(), *encoder_class.more_sizes}
+        assert not (unknown := sorted(set(config) - known)), f"{unknown[0]} is not in {encoder_class.config_class}"
+        config = encoder_class.config_class(**config)
+    config = deepcopy(config)
     encoder = made(lambda: encoder_class(config))
     rate = encoder_class.sampling_rate
     lengths = [max(1, round(seconds * rate)) for seconds in SECONDS]
@@ -60,9 +66,14 @@ def check_connector(
     `settings`: what its block in a recipe says, but for the name. `sections`: widths of the layers side by side in
     the frames that it reads, for one that needs several. `tolerance`: as above.
     """
-    checked = connector_class.Settings.model_validate(settings or {})
+    declared = getattr(connector_class, "Settings", None)
+    assert isinstance(declared, type) and issubclass(declared, ConnectorSettings), (
+        f"{connector_class.__name__}.Settings must be a subclass of ConnectorSettings"
+    )
+    checked = declared.model_validate(settings or {})
     sizes = Sizes(sum(sections), dim_out, frame_rate_hz, tuple(sections))
     connector = made(lambda: connector_class(checked, sizes))
+    assert isinstance(getattr(connector, "output", None), nn.Module), "a connector's last layer is its `output`"
     frames_NTC = torch.stack([noise([max(FRAMES)] * len(FRAMES), seed) for seed in range(sum(sections))], dim=-1)
     mask_NT = frames_mask(torch.tensor(FRAMES), max(FRAMES))
     check_counts(connector, checked, frame_rate_hz, frames_NTC, dim_out)
@@ -148,6 +159,8 @@ def check_taps(encoder_class: type[Any], encoder: Any, values: Tensor, mask: Ten
         assert frames_NTC.shape[-1] == wide, f"taps {taps} should be {wide} wide, and are {frames_NTC.shape[-1]}"
         heard[tuple(taps)] = frames_NTC
     both = torch.cat([heard[-1,], heard[1,]], dim=-1)
+    differ = depth == 1 or not torch.equal(heard[-1,], heard[1,])
+    assert differ, "layer 1 and the last give the same: hear() must give the layers that are asked for"
     assert_same([heard[-1, 1]], [both], "taps [-1, 1] are not layer -1 beside layer 1", tolerance)
     setattr(config, LISTENING, {"taps": [depth]})
     assert_same([run(encoder, values, mask)[0]], [heard[-1,]], f"tap -1 is not layer {depth}", tolerance)
@@ -251,6 +264,7 @@ def gradients(module: Any, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str
     module.zero_grad(set_to_none=True)
     for values, mask in batches:
         heard, keep = module(values, mask)
+        assert heard.requires_grad, "what comes out has no gradient: it is detached, or nothing before it trains"
         weights = torch.linspace(0.5, 1.5, heard.shape[-1])
         (heard[keep] * weights).square().sum().backward()
     found = {name: p.grad for name, p in module.named_parameters() if p.requires_grad}

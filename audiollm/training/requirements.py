@@ -1,9 +1,11 @@
 """What a recipe needs beside its files: libraries, public checkpoints, and engines that can do what it asks."""
 
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
+from audiollm.models.encoders import encoder_class
 from audiollm.models.encoders.registry import names_itself
 from audiollm.models.locate import unreachable
 from audiollm.models.quantize import check_scheme, require_bitsandbytes
@@ -40,6 +42,7 @@ def require_parts(recipe: Recipe) -> None:
     if model_type is not None and model_type not in CONFIG_MAPPING_NAMES:
         near = nearest(model_type, CONFIG_MAPPING_NAMES)
         raise recipe.error(f"{key}.config.model_type", f"{model_type!r} is not of transformers; {near}")
+    refuse_unknown_sizes(recipe)
     # what only a class's own loader can read, be it a user's or another package's, that loader asks for
     encoders = [one for one in recipe.model.encoders if one.name is None or names_itself(one.name)]
     blocks = [*(("model.encoder", one) for one in encoders), (key, reader)]
@@ -53,6 +56,35 @@ def require_parts(recipe: Recipe) -> None:
                 f"is {block.checkpoint}, which is not on this machine ({cause}); give a local folder, "
                 "or bring a cache that holds it and set HF_HUB_OFFLINE=1",
             )
+
+
+LEGACY_SIZES = {"rope_theta", "rope_scaling"}
+"""Keys of older configs, which transformers still takes."""
+
+
+def refuse_unknown_sizes(recipe: Recipe) -> None:
+    """RecipeError for a key under `config:` that the configuration of that part does not have."""
+    several = isinstance(recipe.model.encoder, list)
+    for number, one in enumerate(recipe.model.encoders):
+        cls = encoder_class(one.name or "whisper")
+        known = sizes_of(cls.config_class) | set(cls.more_sizes)
+        refuse_unknown_keys(recipe, f"model.encoder{f'.{number}' * several}.config", one.config, known)
+    reader = recipe.model.reader
+    if reader is not None and reader.config is not None:
+        known = sizes_of(CONFIG_MAPPING[reader.config["model_type"]]) | LEGACY_SIZES | {"model_type"}
+        refuse_unknown_keys(recipe, f"{recipe.model.reader_key}.config", reader.config, known)
+
+
+def refuse_unknown_keys(recipe: Recipe, where: str, sizes: Mapping[str, Any] | None, known: Collection[str]) -> None:
+    """RecipeError that names the nearest known key."""
+    for key in sizes or {}:
+        if key not in known:
+            raise recipe.error(f"{where}.{key}", f"is not a size of this model; {nearest(key, known)}")
+
+
+def sizes_of(config_class: Any) -> set[str]:
+    """The keys that a configuration knows, by any of their names."""
+    return {*config_class().to_dict(), *config_class.attribute_map}
 
 
 def refuse_sharded_bits(scheme: str | None, sharding: Sharding) -> None:

@@ -431,7 +431,10 @@ def train_stage(
     set_seed(recipe.seed)
     if isinstance(built.processor, NativeProcessor):
         refuse_frames(stage, f"stages.{name}")
-    trainable = prepare_model(built, stage)
+    try:
+        trainable = prepare_model(built, stage)
+    except ValueError as error:
+        raise recipe.error(f"stages.{name}", f"cannot begin: {error}") from error
     objectives = build_objectives(stage, built)
     work = run.work(name)
     interrupted = run.is_begun(name)

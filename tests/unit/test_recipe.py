@@ -161,7 +161,11 @@ def test_the_resolved_recipe_loads_as_the_same_recipe():
         ("max_steps: 10", "hub_model_id: x", "hub_model_id is not set here: training never uploads"),
         ("name: tiny", "name: a/b", "1: name: 'a/b' cannot name a folder"),
         ("name: tiny\n", "", "tiny.yaml: name is missing"),
-        ("window_qformer,", "window_qforner,", "5: model.connector: unknown connector 'window_qforner'; known: conv"),
+        (
+            "window_qformer,",
+            "window_qforner,",
+            "5: model.connector: unknown connector 'window_qforner'; did you mean 'window_qformer'",
+        ),
         ("${data}/demo/text", "${dta}/demo/text", "6: model.llm.tokenizer.train_on: Interpolation key 'dta' not found"),
         ("qwen3}", "qwen3", "tiny.yaml:7: not YAML:"),
         ("name: tiny", "name: tiny\nname: b", "tiny.yaml:2: not YAML: found duplicate key name"),
@@ -234,8 +238,14 @@ def test_missing_files_are_told_unless_they_will_be_made():
     require_files(recipe)
     assert missing_files(recipe) == []
     assert missing_files(load_recipe("tiny.yaml", ["stages.align.data.train.1.path=*.jsonl"])) == []
-    assert len(missing_files(load_recipe("tiny.yaml", ["prepare={}"]))) == 5
-    assert len(missing_files(load_recipe("tiny.yaml", ["prepare.demo.out=elsewhere"]))) == 5
+    for changed in ("prepare={}", "prepare.demo.out=elsewhere"):
+        (sentence,) = missing_files(load_recipe("tiny.yaml", [changed]))
+        assert sentence.endswith("`audiollm prepare demo` makes it (4 more of its files are asked for)")
+
+
+def test_missing_files_of_a_public_set_are_one_sentence_with_the_command_that_makes_them():
+    told = missing_files(load_recipe("slam_asr"))
+    assert len(told) == 1 and "`audiollm prepare librispeech` makes it (2 more of its files are asked for)" in told[0]
 
 
 def test_a_checkpoint_that_is_not_there_is_missing():

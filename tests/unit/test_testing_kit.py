@@ -107,13 +107,26 @@ class NotANumber(Wav2Vec2Encoder):
         return frames / (frames[:, :1, :1] * 0 + (values.shape[1] != 399)), mask
 
 
-class Detached(Wav2Vec2Encoder):
+class HalfDetached(Wav2Vec2Encoder):
     def forward(self, values, mask):
         frames, kept = super().forward(values, mask)
         return (frames if len(values) == 1 else frames * 0.5 + frames.detach() * 0.5), kept
 
 
+class LastLayerForAll(Wav2Vec2Encoder):
+    def hear(self, windows_ML, lengths_M, taps):
+        return super().hear(windows_ML, lengths_M, [2] * len(taps))
+
+
+class Detached(Wav2Vec2Encoder):
+    def forward(self, values, mask):
+        frames, mask = super().forward(values, mask)
+        return frames.detach(), mask
+
+
 BROKEN = {
+    LastLayerForAll: "layer 1 and the last give the same",
+    Detached: "what comes out has no gradient",
     OneFrameMore: "num_frames says .* come out",
     NoneForTheShortest: "num_frames says 1 for 1 samples, and 0 come out",
     Wide: "width says 32, and frames have 16",
@@ -126,7 +139,7 @@ BROKEN = {
     OneLayer: r"taps \[-1, 1\] should be 32 wide, and are 16",
     Silent: "no gradient reaches unused.weight",
     NotANumber: "a frame is not finite for 399 samples",
-    Detached: "the gradient of .* in a batch is not the sum of the clips'",
+    HalfDetached: "the gradient of .* in a batch is not the sum of the clips'",
 }
 
 
@@ -161,7 +174,20 @@ class Narrow(MLPConnector):
         return vectors_NKD[..., 1:], mask_NK
 
 
+class Nameless(MLPConnector):
+    def __init__(self, settings, sizes):
+        super().__init__(settings, sizes)
+        self.last = self.output
+        del self.output
+
+
+class Undeclared(torch.nn.Module):
+    pass
+
+
 BROKEN_CONNECTORS = {
+    Nameless: "a connector's last layer is its `output`",
+    Undeclared: "Undeclared.Settings must be a subclass of ConnectorSettings",
     VectorMore: "num_tokens says .* come out",
     ReadsMaskedFrames: "a batch is not what its clips are alone",
     NotTheLast: "`output` is not the last layer",
@@ -173,3 +199,10 @@ BROKEN_CONNECTORS = {
 def test_a_broken_connector_is_told_by_what_is_broken(connector):
     with pytest.raises(AssertionError, match=BROKEN_CONNECTORS[connector]):
         check_connector(connector, {"stack": 4, "hidden_size": 16})
+
+
+def test_what_is_no_encoder_and_a_misspelt_size_are_told():
+    with pytest.raises(AssertionError, match="MLPConnector has no config_class: subclass WaveformEncoder first"):
+        check_encoder(MLPConnector, {})
+    with pytest.raises(AssertionError, match="d_modle is not in"):
+        check_encoder(ENCODERS["whisper"], ENCODER | {"d_modle": 3})

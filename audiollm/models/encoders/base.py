@@ -27,6 +27,8 @@ class WaveformEncoder:
     sampling_rate: ClassVar[int] = SAMPLING_RATE
     FrontEnd: ClassVar[type[Settings] | None] = None
     """Settings of the front end that a checkpoint's feature extractor has and its config has not (loading.py)."""
+    more_sizes: ClassVar[tuple[str, ...]] = ("front_end",)
+    """Keys of a config from scratch beside those that its `config_class` has."""
     config_class: Any
     config: Any
 

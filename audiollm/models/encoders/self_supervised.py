@@ -46,6 +46,8 @@ class SelfSupervisedEncoder(SteadyEncoder):
     `do_normalize` stands in a checkpoint's feature extractor; it is read when that is loaded, and kept in our config.
     """
 
+    more_sizes = (DO_NORMALIZE,)
+
     kept = (DO_NORMALIZE,)
     feature_extractor: Any  # these three as each of the library's models has them
     feature_projection: Any

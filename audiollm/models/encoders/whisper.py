@@ -94,6 +94,7 @@ class WhisperAudioEncoder(WhisperLayers, WhisperEncoder):
     """
 
     config_class = WhisperConfig
+    more_sizes = ("hop_length",)
     _keys_to_ignore_on_load_unexpected: Any = (r"^decoder\.", r"^model\.decoder\.", r"^proj_out\.")
 
     @classmethod
