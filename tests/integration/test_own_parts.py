@@ -114,7 +114,11 @@ def recipe_of(folder, name):
 
 
 def test_a_users_own_encoder_is_trained_saved_and_loaded(trained, module, monkeypatch):
-    monkeypatch.setenv(PLUGINS, "another,my_module")
+    monkeypatch.setenv(PLUGINS, "my_module,no_such")
+    with pytest.raises(ValueError, match="AUDIOLLM_PLUGINS=no_such, for the encoder: cannot import no_such"):
+        load_built(trained)
+    sys.modules.pop("my_module")
+    monkeypatch.setenv(PLUGINS, "json,my_module")
     built = load_built(trained)
     config = built.model.config.audio_config.to_dict()
     own = sys.modules["my_module"].MyEncoder
