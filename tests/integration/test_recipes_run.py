@@ -15,7 +15,7 @@ import stand_ins
 import torch
 import yaml
 from guards.repository import ROOT, blocks, commands
-from tiny import RATE, tiny, tones, write_tones
+from tiny import MLP, RATE, tiny, tones, write_tones
 from typer.testing import CliRunner
 
 from audiollm import cli
@@ -24,6 +24,7 @@ from audiollm.conversation import AudioPart, Message, TextPart
 from audiollm.inference import load
 from audiollm.models.checkpoint import save_checkpoint
 from audiollm.models.freezing import add_lora
+from audiollm.models.parts import build
 from audiollm.recipe import load_recipe
 from audiollm.resources import packaged_files
 
@@ -110,6 +111,22 @@ def answers(name: str, rows: Path) -> None:
     clip = AudioPart(str(rows.parent / "0.wav"))
     [answer] = listener.answer([[Message("user", (clip, TextPart("What do you hear?")))]], max_new_tokens=4)
     assert answer.error is None and answer.num_new_tokens
+
+
+@pytest.mark.parametrize("name", ["finetune/qlora", "finetune/full"])
+def test_the_larger_ways_to_fine_tune_go_on_from_a_checkpoint_on_public_bases(name, hub, rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parts = {"encoder": "openai/whisper-small", "llm": "Qwen/Qwen3-8B"}
+    bases = {part: str(stand_ins.folder_for(checkpoint, hub)) for part, checkpoint in parts.items()}
+    built = build(connector=MLP, **bases)
+    add_lora(built.model, r=4, alpha=8)
+    save_checkpoint(built.model, built.processor, tmp_path / "before")
+    run("train", name, f"data={rows}", "model.checkpoint=before", "stages.finetune.trainer.max_steps=1")
+    [folder] = Path("runs").iterdir()
+    after = load(folder, device="cpu").model
+    assert (after.config.quantize, "llm" in after.trained_parts) == (
+        ("nf4", False) if "qlora" in name else (None, True)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ finetune
