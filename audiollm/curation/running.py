@@ -26,7 +26,7 @@ from tqdm import tqdm
 from audiollm.audio import AudioError
 from audiollm.conversation import Message, Row, RowError, TextPart
 from audiollm.curation.dataset import Converted, DataSet, Draw, Dropped, Item
-from audiollm.curation.mapped import MapSettings, converter_of
+from audiollm.curation.mapped import MapSettings, converter_of, with_splits
 from audiollm.curation.origins import Chunk, NoSuchSplit, open_origin, rows_of
 from audiollm.curation.writing import AudioMode, JsonlPart, ParquetPart, clip_of
 from audiollm.models.settings import nearest
@@ -112,8 +112,9 @@ def run(
     audio: paths (recordings stay where they are), embed (Parquet), flac (16 kHz); auto is paths for an archive on disk
     and embed for Parquet. limit: rows of the source, of each split. shard: "2/8" converts the second of eight parts.
     """
+    source = source or getattr(find(spec), "SOURCE", None)
+    spec = with_splits(spec, source, config, revision)
     converter = find(spec)
-    source = source or getattr(converter, "SOURCE", None)
     config = config or (converter.SET.config if source in (None, converter.SET.hub) else None)
     mine, of = parse_shard(shard)
     parts = out / ("parts" if of == 1 else f"parts-{mine}-of-{of}")

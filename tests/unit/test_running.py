@@ -241,3 +241,71 @@ def test_a_wrong_mapping_is_told_in_one_sentence(tmp_path, words, told):
     with pytest.raises(ValueError, match=told) as error:
         prepare(words, tmp_path / "out", {"source": str(tmp_path)})
     assert "\n" not in str(error.value)
+
+
+MAPPED = "audio=clip text=label task=sound"
+
+
+def bells(folder: Path, **tables: list[str]) -> Path:
+    """A folder with recordings and a table of these answers for each name."""
+    for name, labels in tables.items():
+        write_csv(folder / f"{name}.csv", [{"clip": f"{n}.wav", "label": label} for n, label in enumerate(labels)])
+    for n in range(3):
+        write_sound(folder / f"{n}.wav", n)
+    return folder
+
+
+def test_a_mapping_makes_all_splits_that_the_names_of_tables_tell(tmp_path, capsys):
+    source = bells(tmp_path / "in", train=["dog"], bells_dev=["rain"], test=["siren", "dog"], notes=["dog"])
+    prepare(MAPPED, tmp_path / "all", {"source": str(source)})
+    assert "not read: notes.csv" in capsys.readouterr().out
+    found = {name: load_rows(tmp_path / "all" / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    answers = {name: [row.target for row in rows] for name, rows in found.items()}
+    assert answers == {"train": ["dog"], "validation": ["rain"], "test": ["siren", "dog"]}
+    prepare(MAPPED, tmp_path / "one", {"source": str(source), "split": "test"})
+    assert [path.name for path in (tmp_path / "one").glob("*.jsonl")] == ["test.jsonl"]
+
+
+def test_a_mapping_makes_all_splits_that_the_names_of_parquet_files_tell(tmp_path):
+    for split, label in (("train", "dog"), ("test", "rain")):
+        table = pyarrow.table({"clip": [{"bytes": sound.encode(tone(0), RATE), "path": "0.wav"}], "label": [label]})
+        (tmp_path / "in").mkdir(exist_ok=True)
+        parquet.write_table(table, tmp_path / "in" / f"{split}-00000-of-00001.parquet")
+    for number, source in enumerate((tmp_path / "in", f"file://{tmp_path}/in")):
+        prepare(MAPPED, tmp_path / str(number), {"source": str(source)})
+        rows = load_rows(str(tmp_path / str(number) / "*.parquet"))
+        assert {(row.split, row.target) for row in rows} == {("train", "dog"), ("test", "rain")}
+
+
+def test_several_tables_of_which_no_name_tells_a_split_are_refused(tmp_path):
+    source = bells(tmp_path / "in", one=["dog"], two=["rain"])
+    with pytest.raises(ValueError, match=r"holds one\.csv, two\.csv, and no name tells a split"):
+        prepare(MAPPED, tmp_path / "out", {"source": str(source)})
+    with pytest.raises(ValueError, match=rf"one\.csv is a file; give its folder: --source {source}$"):
+        prepare(MAPPED, tmp_path / "out", {"source": str(source / "one.csv")})
+    (tmp_path / "map.yaml").write_text(
+        "audio: clip\ntext: label\ntask: sound\nsplits: {train: [one, two]}\nlabels: [dog]\n"
+    )
+    prepare(str(tmp_path / "map.yaml"), tmp_path / "out", {"source": str(source)})
+    assert {row.target for row in load_rows(tmp_path / "out" / "train.jsonl") if row.task == "sound"} == {"dog"}
+    assert "the answer is not among the labels" in (tmp_path / "out" / "dropped.jsonl").read_text()
+
+
+def test_a_recording_that_leads_out_of_the_folder_is_named_as_written(tmp_path):
+    source = bells(tmp_path / "in")
+    outside = tmp_path / "far.wav"
+    write_sound(outside, 1)
+    (source / "link.wav").symlink_to(outside)
+    names = ["0.wav", str(outside), "link.wav", ""]
+    write_csv(source / "train.csv", [{"clip": name, "label": "dog"} for name in names])
+    prepare(MAPPED, tmp_path / "out", {"source": str(source)})
+    dropped = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    assert [line["detail"].split(" ")[0] for line in dropped] == [str(outside), "link.wav", "is"]
+    assert "leads out of" in dropped[0]["detail"] and dropped[2]["detail"].startswith("is empty")
+
+
+def test_a_mapping_that_is_no_yaml_is_told_with_its_line(tmp_path):
+    (tmp_path / "map.yaml").write_text("audio: clip\ntext: [label\ntask: sound\n")
+    with pytest.raises(ValueError, match=r"map\.yaml:3: is no YAML") as error:
+        prepare(str(tmp_path / "map.yaml"), tmp_path / "out", {})
+    assert "\n" not in str(error.value)
