@@ -111,7 +111,7 @@ def _read_yaml(path: str) -> Any:
 
 
 def with_splits(spec: str, source: str | None, config: str | None, revision: str | None) -> str:
-    """The JSON of a mapping with the splits that its source has, where it does not say them; other names as they are."""
+    """The JSON of a mapping with the splits of its source, where it does not say them; other names as they are."""
     if not spec.startswith("{"):
         return spec
     settings = MapSettings.model_validate_json(spec)
