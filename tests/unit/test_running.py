@@ -1,6 +1,9 @@
 """The runner of converters: the same rows however the work is shared, stopped or stored; what is wrong is counted."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -62,8 +65,26 @@ def test_machines_that_share_a_set_write_each_row_once(archive, tmp_path, whole)
     shared = load_rows([str(out / "test-*.jsonl"), str(out / "train-*.jsonl")], strict=True)
     alone = load_rows([str(tmp_path / "whole" / "test.jsonl"), str(tmp_path / "whole" / "train.jsonl")], strict=True)
     assert sorted(shared, key=lambda row: row.id) == sorted(alone, key=lambda row: row.id)
+    with pytest.raises(ValueError, match=r"is shared by 3 shards \(prepared-\d-of-3\.json\), and not by 2"):
+        prepare("esc50", out, {"source": str(archive), "shard": "1/2"})
     with pytest.raises(ValueError, match="shard=4/3 is none; it is i/n"):
         prepare("esc50", tmp_path / "other", {"source": str(archive), "shard": "4/3"})
+
+
+def test_a_shard_for_which_no_row_is_left_is_no_error(archive, tmp_path, capsys):
+    for shard in ("1/2", "2/2"):
+        prepare("esc50", tmp_path / "out", {"source": str(archive), "shard": shard, "limit": 1})
+    assert "nothing is left for the shard-00002-of-00002" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").glob("*.json*")} == {
+        "train-00001-of-00002.jsonl", "prepared-1-of-2.json", "prepared-2-of-2.json"
+    }  # fmt: skip
+
+
+def test_a_process_that_is_started_while_interruption_is_held_back_is_not_interrupted():
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('whole')"
+    with running.interruption_held_back():
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "whole\n" and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_what_was_converted_before_a_stop_is_not_converted_again(archive, tmp_path, whole, monkeypatch):
