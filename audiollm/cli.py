@@ -182,16 +182,20 @@ def convert(
     from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
 ) -> None:
     """Write rows in the format of another tool."""
-    from audiollm.data.foreign import JSON_LISTS, WRITERS, convert_to
-    from audiollm.data.sources import load_rows
+    from audiollm.data.foreign import WRITERS, convert_to, file_for
+    from audiollm.data.sources import Problems, load_rows
     from audiollm.models.settings import nearest
 
     if to not in WRITERS:
         raise ValueError(f"--to: {to!r} is not a format to write; {nearest(to, WRITERS)}")
-    loaded = load_rows(rows, format=from_)
-    path = out or Path(rows.rstrip("/").rstrip("*.")).with_suffix(f".{to}.{'json' if to in JSON_LISTS else 'jsonl'}")
-    number, problems = convert_to(loaded, to, path)
+    path = file_for(rows, to, out)
+    problems = Problems()
+    loaded = load_rows(rows, format=from_, problems=problems)
+    number, unsayable = convert_to(loaded, to, path)
+    problems.extend(unsayable)
     print(f"{path}: {number:,} rows of format {to}" + (f"; left out: {problems.summary()}" if problems.count else ""))
+    if problems.count:
+        raise typer.Exit(1)
 
 
 @command

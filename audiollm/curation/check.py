@@ -16,7 +16,6 @@ import multiprocessing
 import os
 import re
 import shutil
-import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -33,7 +32,7 @@ from tqdm import tqdm
 from audiollm import audio as sound
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Part, Row, RowError, parse_row, row_to_dict
-from audiollm.curation.running import TROUBLE
+from audiollm.curation.running import TROUBLE, leave_stopping_to_the_first
 from audiollm.data.formats import RECORDINGS, Converter, Raw, converter, detect_all
 from audiollm.data.hub import identity_of
 from audiollm.data.quarantine import Found
@@ -357,7 +356,7 @@ def _results(jobs: Iterator[Job], num_proc: int) -> Iterator[tuple[Path, list[Ve
             yield job.part, _verdicts(job.verdicts)
         return
     waiting: deque[tuple[Path, Path, Future[None] | None]] = deque()
-    pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), _leave_stopping_to_the_first)
+    pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), leave_stopping_to_the_first)
     try:
         for one in chain(jobs, [None] * (2 * num_proc)):  # each that waits at the end is asked for too
             if one is not None:
@@ -373,11 +372,6 @@ def _results(jobs: Iterator[Job], num_proc: int) -> Iterator[tuple[Path, list[Ve
         raise ValueError(cause) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _leave_stopping_to_the_first() -> None:
-    """Ctrl-C reaches all processes; a worker ends its chunk, and the first process says that it was stopped."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _verdicts(path: Path) -> list[Verdict]:

@@ -198,9 +198,22 @@ def generate(
                 result.total.add(written)
         made = named.rows_of(units, cache, failures, ledger)
         if (first := next(made, None)) is None:
-            raise ValueError(f"no row could be written; {result.summary()}")
+            told = f"{result.summary()}{way_out(result.dropped, failures)}"
+            raise ValueError(f"no row could be written; {told}\nleft out, one by one: {ledger.path}")
         result.rows = write_rows(out, chain([first], made))
     return result
+
+
+def way_out(dropped: Mapping[str, int], failures: Mapping[str, str]) -> str:
+    """What to do where nothing could be written, as far as that is known."""
+    lines = [f"the first request that failed: {next(iter(failures.values()))}"] if failures else []
+    if NO_WORDS in dropped:
+        lines.append(
+            "to be known in words: write `description` or `transcript` into the audio part of a row, or give rows with "
+            f"answers of a task that tells them ({', '.join(sorted(DESCRIBING | TRANSCRIBING))}); "
+            "`audiollm generate --list` says what each template reads"
+        )
+    return "".join(f"\n{line}" for line in lines)
 
 
 def refuse_own_input(source: Any, out: Path) -> None:

@@ -8,21 +8,25 @@
     text: label                # the answer
     task: sound                # its phrasings are asked, unless `question` names a column or says one
     labels: [bell, horn]       # also multiple choice and yes or no
+    splits: {train: [part1, part2], test: [part3]}     # files or splits of the source; their names tell, if not said
 
 Not here: running (running.py), formats that are recognised by themselves (data/formats.py).
 """
 
+import glob
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import yaml
 
+from audiollm.conversation import RowError
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import Ask, DataSet, Draw, Dropped, Item
 from audiollm.curation.instructions import classify
+from audiollm.curation.origins import SUFFIXES, splits_told
 from audiollm.curation.prompts import tasks
 from audiollm.models.settings import Settings, nearest
 
@@ -45,7 +49,8 @@ class MapSettings(Settings):
     choices: str | None = None
     """Column with the options of a multiple choice, a list."""
     labels: tuple[str, ...] = ()
-    """All answers there are, where these are classes: then multiple choice and yes or no are asked too."""
+    """All answers there are, where these are classes: then multiple choice and yes or no are asked too. A row with
+    another answer is left out."""
     id: str | None = None
     """Column that names the recording; its path or number, if not said."""
     start: str | None = None
@@ -56,8 +61,9 @@ class MapSettings(Settings):
     """Language of the answers."""
     license: str = "unknown"
     """Of the rows."""
-    splits: dict[str, list[str]] = {"train": ["train"]}  # noqa: RUF012  (pydantic copies it)
-    """Ours -> the source's."""
+    splits: dict[str, list[str]] | None = None
+    """Ours -> the source's: tables without their suffix, or splits of Parquet files. If not said, all that the names of
+    the files tell (train, valid, dev, test ...)."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -74,7 +80,7 @@ def is_map(text: str) -> bool:
 def read_map(text: str) -> MapSettings:
     """Settings out of `audio=clip text=label ...` or of a YAML file; ValueError names a wrong one."""
     if "=" not in text:
-        given = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
+        given = _read_yaml(text)
         where = text
     else:
         given = dict(word.partition("=")[::2] for word in text.split())
@@ -93,6 +99,27 @@ def read_map(text: str) -> MapSettings:
     return settings
 
 
+def _read_yaml(path: str) -> Any:
+    """What a YAML file holds; ValueError names the line that is none."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{path}{line}: is no YAML ({error.problem}); write `key: value`, one a line") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is no YAML in UTF-8 ({' '.join(str(error).split())})") from None
+
+
+def with_splits(spec: str, source: str | None, config: str | None, revision: str | None) -> str:
+    """The JSON of a mapping with the splits of its source, where it does not say them; other names as they are."""
+    if not spec.startswith("{"):
+        return spec
+    settings = MapSettings.model_validate_json(spec)
+    if settings.splits is None and source is not None:
+        settings = settings.model_copy(update={"splits": splits_told(source, config, revision)})
+    return settings.model_dump_json()
+
+
 def first_of(error: Any) -> str:
     """The first finding of pydantic in words."""
     finding = error.errors()[0]
@@ -103,34 +130,70 @@ def first_of(error: Any) -> str:
 def converter_of(settings: MapSettings) -> Any:
     """What a module of data_prep/ would have."""
 
+    splits = settings.splits or {"train": ["train"]}
+
     def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        pattern = [f"{name}.{suffix}" for name in settings.splits[split] for suffix in ("csv", "tsv", "jsonl", "json")]
-        path = archive.find(*pattern, *(["*.csv", "*.tsv", "*.jsonl", "*.json"] if len(settings.splits) == 1 else []))
-        table = path.relative_to(archive.folder).as_posix()
-        tables = {".csv": ",", ".tsv": "\t"}
-        rows = archive.table(table, delimiter=tables[path.suffix]) if path.suffix in tables else archive.list(table)
-        for place, row in rows:
-            if isinstance(name := row.get(settings.audio), str):
-                row[settings.audio] = archive.recording(name)
-            yield place, row
+        for path in tables_of(archive, splits[split], or_any=len(splits) == 1):
+            for place, row in rows_in(archive, path):
+                if problem := lead_to_recording(archive, row, settings.audio):
+                    archive.bad.append(RowError(place, settings.audio, problem))
+                else:
+                    yield place, row
 
     def convert(row: dict[str, Any], draw: Draw) -> Item:
         answer = row[settings.text]
         if answer is None or not str(answer).strip():
             raise Dropped("no answer")
+        if settings.labels and str(answer) not in settings.labels:
+            raise Dropped("the answer is not among the labels")
         start, end = (None if name is None else float(row[name]) for name in (settings.start, settings.end))
         name = str(row[settings.id]) if settings.id else name_of(row[settings.audio], draw)
         return Item(row[settings.audio], name, list(asked(settings, row, str(answer), draw)), start, end)
 
     about = DataSet(
         title=settings.name, license=settings.license, tasks=(settings.task,), columns=settings.columns,
-        splits=settings.splits, language=settings.language,
+        splits=splits, language=settings.language,
         original=f"a table (csv, tsv, jsonl) with the columns {', '.join(settings.columns)}",
     )  # fmt: skip
     return SimpleNamespace(
         __name__=f"data_prep.{settings.name}", SET=about, read=read, convert=convert,
         SPEC=settings.model_dump_json(), SOURCE=settings.source,
     )  # fmt: skip
+
+
+def tables_of(archive: Archive, names: Sequence[str], *, or_any: bool) -> list[Path]:
+    """The tables of these names; of one name, those of the first suffix that there is."""
+    found = [path for name in names for path in _of_first_suffix(archive.folder, name)]
+    wanted = [f"{name}.{suffix}" for name in names for suffix in SUFFIXES]
+    return found or [archive.find(*wanted, *([f"*.{suffix}" for suffix in SUFFIXES] if or_any else []))]
+
+
+def _of_first_suffix(folder: Path, name: str) -> list[Path]:
+    return next((found for suffix in SUFFIXES if (found := sorted(folder.glob(f"{name}.{suffix}")))), [])
+
+
+def rows_in(archive: Archive, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table by its suffix."""
+    table = glob.escape(path.relative_to(archive.folder).as_posix())
+    delimiters = {".csv": ",", ".tsv": "\t"}
+    if path.suffix in delimiters:
+        return archive.table(table, delimiter=delimiters[path.suffix])
+    return archive.list(table)
+
+
+def lead_to_recording(archive: Archive, row: dict[str, Any], column: str) -> str | None:
+    """Make the name of a recording its path; what is wrong with the name, if anything is."""
+    name = row.get(column)
+    if column in row and not name:
+        return "is empty; write the path of the recording"
+    if isinstance(name, str):
+        row[column] = archive.recording(name)
+        if row[column] is None:
+            return (
+                f"{name} leads out of {archive.folder}, by its path or as a link; put the recording itself into the "
+                "folder, or give as --source one that holds both"
+            )
+    return None
 
 
 def asked(settings: MapSettings, row: Mapping[str, Any], answer: str, draw: Draw) -> Iterator[Ask]:

@@ -4,6 +4,7 @@ Both come as chunks, which workers convert one by one, and machines by turns (`-
 on the source and on `rows_a_chunk` alone, so that what was converted before a stop is right after it.
 """
 
+import glob
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -22,6 +23,13 @@ from audiollm.data.sources import features_of, with_class_names
 
 CHUNK_BYTES = 500 * 2**20
 ROWS_AT_ONCE = 32
+SUFFIXES = ("csv", "tsv", "jsonl", "json")
+"""Of tables; where there are several of one name, the first counts."""
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 
 Placed = tuple[str, dict[str, Any]]
 Read = Callable[[Archive, str], Iterator[Placed]]
@@ -64,6 +72,8 @@ def open_origin(
     if source and "://" in source and not source.startswith(PREFIX):
         stores = [Store(source.rstrip("/"), one) for one in dataset.splits[split]]
         return ParquetOrigin(name, dataset, stores, split, limit)
+    if source and folder and folder.is_file():
+        raise ValueError(f"{source} is a file; give its folder: --source {folder.parent}")
     if source and not (folder and folder.is_dir()) and not _may_be_of_the_hub(source):
         raise ValueError(f"there is no folder {source}; {_where(dataset)}")
     if source is None and dataset.hub is None:
@@ -73,6 +83,55 @@ def open_origin(
         HubDataset(PREFIX + path.removeprefix(PREFIX), config, one, revision, True) for one in dataset.splits[split]
     ]
     return ParquetOrigin(name, dataset, parts, split, limit)
+
+
+def splits_told(source: str, config: str | None, revision: str | None) -> dict[str, list[str]]:
+    """Ours -> the source's, as the names of its files tell; `train` where nothing does."""
+    folder = Path(source).expanduser()
+    if folder.is_dir() and not any(folder.rglob("*.parquet")):
+        return splits_of_tables(folder)
+    if "://" in source and not source.startswith(PREFIX):
+        return by_split(Store(source.rstrip("/"), "").listed()) or {"train": ["train"]}
+    if folder.is_dir() or (not folder.exists() and _may_be_of_the_hub(source)):
+        path = str(folder.resolve()) if folder.is_dir() else source.removeprefix(PREFIX)
+        return {name: [name] for name in HubDataset(PREFIX + path, config, None, revision, True).splits()}
+    return {"train": ["train"]}
+
+
+def splits_of_tables(folder: Path) -> dict[str, list[str]]:
+    """Ours -> tables without suffix; ValueError where no name tells one, and there are several to choose from."""
+    tables = sorted(path for path in folder.iterdir() if path.suffix[1:] in SUFFIXES)
+    told: dict[str, list[str]] = {}
+    for path in tables:
+        for name in by_split([path.stem.lower()]):
+            stems = told.setdefault(name, [])
+            stems += [glob.escape(path.stem)] if glob.escape(path.stem) not in stems else []
+    if told:
+        rest = [path.name for path in tables if not by_split([path.stem.lower()]) and path.suffix != ".json"]
+        if rest:
+            print(f"{folder}: not read: {', '.join(rest)}, as other names tell the splits; `splits` says which to read")
+        return told
+    first = next(([p for p in tables if p.suffix == f".{s}"] for s in SUFFIXES if any(folder.glob(f"*.{s}"))), [])
+    if len(first) > 1:
+        raise ValueError(
+            f"{folder} holds {', '.join(path.name for path in first)}, and no name tells a split; say which to read in "
+            f"a YAML file: `splits: {{train: [{first[0].stem}]}}`"
+        )
+    return {"train": ["train"]}
+
+
+def by_split(paths: Sequence[str]) -> dict[str, list[str]]:
+    """Ours -> the words for it that stand in some paths."""
+    words = {
+        ours: [word for word in words if any(says_split(path, word) for path in paths)]
+        for ours, words in SPLIT_WORDS.items()
+    }
+    return {ours: found for ours, found in words.items() if found}
+
+
+def says_split(path: str, split: str) -> bool:
+    """Whether the name of a split stands in a path as a word."""
+    return bool(re.search(rf"(?:^|[/_.-]){re.escape(split)}(?:[/_.-]|$)", path))
 
 
 class ArchiveOrigin:
@@ -129,8 +188,8 @@ class Store(NamedTuple):
     name: str
     split: str
 
-    def files(self) -> list[Path | RemoteFile]:
-        """Those whose path says the split; RowError where there is none, or the store is out of reach."""
+    def listed(self) -> list[str]:
+        """The paths of all of them, from the folder on; RowError where the store is out of reach."""
         try:
             filesystem, folder = url_to_fs(self.name)
             found = sorted(path for path in filesystem.find(folder) if path.endswith(".parquet"))
@@ -138,11 +197,16 @@ class Store(NamedTuple):
             raise RowError(
                 self.name, "", f"cannot be listed ({error}); check the address and its credentials"
             ) from None
-        named = re.compile(rf"(?:^|[/_.-]){re.escape(self.split)}(?:[/_.-]|$)")
-        mine = [path for path in found if named.search(path.removeprefix(folder))]
+        return [path.removeprefix(folder) for path in found]
+
+    def files(self) -> list[Path | RemoteFile]:
+        """Those whose path says the split; RowError where there is none."""
+        found = self.listed()
+        mine = [path for path in found if says_split(path, self.split)]
         if not mine:
             raise RowError(self.name, "", f"has no split {self.split!r} among its {len(found)} Parquet files")
-        return [RemoteFile(filesystem.unstrip_protocol(path), str(filesystem.ukey(path))) for path in mine]
+        filesystem, folder = url_to_fs(self.name)
+        return [RemoteFile(filesystem.unstrip_protocol(folder + at), str(filesystem.ukey(folder + at))) for at in mine]
 
 
 class ParquetOrigin:

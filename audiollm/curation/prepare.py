@@ -174,6 +174,10 @@ def _make_room(file: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], 
         raise ValueError(f"{out} is not empty, and nothing says what made it; {ways_out}")
     if "seconds" in found and not overwrite:
         raise ValueError(f"{out} was made {_difference(found, wanted)}; {again}")
+    if other := next((path for path in out.glob("prepared-*-of-*.json") if _shards_of(path) != _shards_of(file)), None):
+        raise ValueError(
+            f"{out} is shared by {_shards_of(other)} shards ({other.name}), and not by {_shards_of(file)}; {ways_out}"
+        )
     half = [] if found.get("digest") == wanted["digest"] else out.glob("parts*")
     for path in [*(out / name for name in found.get("made", [])), *half]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -182,6 +186,11 @@ def _make_room(file: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], 
 def _is_of_a_shard(path: Path, file: Path) -> bool:
     """Whether another machine, which shares the data set with this one, may have made it."""
     return file.name != MANIFEST and any(path.parent.glob("prepared-*-of-*.json"))
+
+
+def _shards_of(file: Path) -> str:
+    """The n of prepared-i-of-n.json."""
+    return file.stem.rpartition("-of-")[2]
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -203,7 +212,7 @@ def _write_manifest(file: Path, content: Mapping[str, Any]) -> None:
 def _in_words(figures: Mapping[str, Any]) -> str:
     rows = ", ".join(f"{Path(file).stem} {count:,}" for file, count in figures["rows"].items())
     dropped = "".join(f"; {count:,} left out: {reason}" for reason, count in figures["dropped"].items())
-    return f"rows: {rows}{dropped}"
+    return f"rows: {rows or 'none'}{dropped}"
 
 
 def _wait_for(name: str, out: Path, options: Mapping[str, Any]) -> float:

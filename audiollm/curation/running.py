@@ -12,9 +12,11 @@ import json
 import multiprocessing
 import re
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -26,7 +28,7 @@ from tqdm import tqdm
 from audiollm.audio import AudioError
 from audiollm.conversation import Message, Row, RowError, TextPart
 from audiollm.curation.dataset import Converted, DataSet, Draw, Dropped, Item
-from audiollm.curation.mapped import MapSettings, converter_of
+from audiollm.curation.mapped import MapSettings, converter_of, with_splits
 from audiollm.curation.origins import Chunk, NoSuchSplit, open_origin, rows_of
 from audiollm.curation.writing import AudioMode, JsonlPart, ParquetPart, clip_of
 from audiollm.models.settings import nearest
@@ -112,8 +114,9 @@ def run(
     audio: paths (recordings stay where they are), embed (Parquet), flac (16 kHz); auto is paths for an archive on disk
     and embed for Parquet. limit: rows of the source, of each split. shard: "2/8" converts the second of eight parts.
     """
+    source = source or getattr(find(spec), "SOURCE", None)
+    spec = with_splits(spec, source, config, revision)
     converter = find(spec)
-    source = source or getattr(converter, "SOURCE", None)
     config = config or (converter.SET.config if source in (None, converter.SET.hub) else None)
     mine, of = parse_shard(shard)
     parts = out / ("parts" if of == 1 else f"parts-{mine}-of-{of}")
@@ -186,14 +189,36 @@ def convert_all(jobs: Iterator[Job], num_proc: int, name: str) -> None:
             for job in jobs:
                 bar.update(convert_chunk(job))
             return
-        with ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn")) as pool:
-            waiting: set[Future[int]] = set()
+        waiting: set[Future[int]] = set()
+        pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), leave_stopping_to_the_first)
+        try:
             for job in jobs:
-                waiting.add(pool.submit(convert_chunk, job))
+                with interruption_held_back():
+                    waiting.add(pool.submit(convert_chunk, job))
                 if len(waiting) > 2 * num_proc:  # rows that wait are in memory
                     done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     bar.update(sum(future.result() for future in done))
             bar.update(sum(future.result() for future in waiting))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def leave_stopping_to_the_first() -> None:
+    """Ctrl-C reaches all processes; a worker ends its chunk, and the first process says that it was stopped."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def interruption_held_back() -> Iterator[None]:
+    """Ctrl-C waits until the end of this; a process that is started in it never gets one, not even while it imports."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def convert_chunk(job: Job) -> int:
@@ -274,6 +299,10 @@ def joined(out: Path, parts: Path, lines: Figures, suffix: str) -> Converted:
         for split, rows in figures.written.items():
             files.setdefault(split, []).append(part_of(split, told.stem, parts, out))
             written[split] += rows
+    if suffix and not dropped and not files:
+        shutil.rmtree(parts)
+        print(f"{out}: nothing is left for the shard{suffix}; there are fewer chunks of rows than shards")
+        return Converted({})
     if not written:
         first = f"; the first: {': '.join(filter(None, dropped[0]))}" if dropped else ""
         shutil.rmtree(parts)

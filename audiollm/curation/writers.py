@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import random
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -108,6 +109,7 @@ class EndpointWriter:
         self.first_wait_s = first_wait_s
         self._key = key
         self._stop = Event()
+        self._was_reached = False
         self._opener = urllib.request.build_opener(_NoRedirect)
         if key and self.url.startswith("http://") and urlsplit(self.url).hostname not in ("localhost", "127.0.0.1"):
             log.warning("%s: the key is sent without encryption; https would keep it secret", self.url)
@@ -152,12 +154,19 @@ class EndpointWriter:
         request = urllib.request.Request(self.url, json.dumps(self._body(ask)).encode(), headers, method="POST")
         try:
             with self._opener.open(request, timeout=self.timeout_s) as reply:
+                self._was_reached = True
                 return self._read(reply.read(LARGEST_REPLY_BYTES))
         except urllib.error.HTTPError as error:
+            self._was_reached = True
             with error:
                 return self._refusal(error)
         except (OSError, HTTPException) as error:  # a URLError is an OSError
-            return _Trouble(self._secret(f"no reply from {self.url} ({getattr(error, 'reason', None) or error!r})"))
+            reason = getattr(error, "reason", None)
+            if isinstance(reason, ConnectionRefusedError | socket.gaierror) and not self._was_reached:
+                raise ValueError(
+                    f"{self.url} cannot be reached ({reason.strerror}); start the server, or give its --endpoint"
+                ) from None
+            return _Trouble(self._secret(f"no reply from {self.url} ({reason or repr(error)})"))
 
     def _body(self, ask: Ask) -> dict[str, Any]:
         drawn = {"seed": ask.seed, "top_p": ask.top_p} if ask.temperature else {}

@@ -15,7 +15,7 @@ from typing import Any
 from audiollm import audio as sound
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Row, RowError, TextPart, row_to_dict
-from audiollm.data.sources import Problems
+from audiollm.data.sources import WILDCARDS, Problems
 
 SAMPLING_RATE = 16_000
 Clip = Callable[[AudioPart], str]
@@ -88,6 +88,19 @@ WRITERS: dict[str, Callable[[Row, Clips], dict[str, Any]]] = {
 }  # fmt: skip
 JSON_LISTS = frozenset(("llama-factory", "nvidia", "ltu"))
 """Formats whose files are one JSON list; the others have an object a line."""
+
+
+def file_for(rows: str, format: str, out: Path | None) -> Path:
+    """The file to write; the name of the rows with the format in it, if none is given. ValueError for a wrong name."""
+    suffixes = (".json",) if format in JSON_LISTS else (".jsonl", ".json")
+    if out is None:
+        if "://" in rows or (WILDCARDS & set(rows) and not Path(rows).exists()):
+            raise ValueError(f"--out: {rows} is no single name; say the file to write: --out FILE{suffixes[0]}")
+        return Path(rows.rstrip("/")).with_suffix(f".{format}{suffixes[0]}")
+    if out.suffix not in suffixes:
+        kind = "one JSON list" if format in JSON_LISTS else "an object a line"
+        raise ValueError(f"--out: {out} is to be {out.with_suffix(suffixes[0])}: a file of format {format} is {kind}")
+    return out
 
 
 def convert_to(rows: Iterable[Row], format: str, out: Path) -> tuple[int, Problems]:

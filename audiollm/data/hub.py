@@ -66,12 +66,20 @@ class HubDataset(NamedTuple):
         split = self.split or "train"
         return self.asked(lambda: load_dataset(self.name, self.config, split=split, revision=self.revision))
 
+    def splits(self) -> list[str]:
+        """The splits that it has."""
+        return list(map(str, self._builder().config.data_files or ["train"]))
+
+    def _builder(self) -> Any:
+        from datasets import load_dataset_builder  # slow to import
+
+        return self.asked(lambda: load_dataset_builder(self.name, self.config, revision=self.revision))
+
     def files(self) -> list[Path | RemoteFile]:
         """The Parquet files of the split, where they lie; RowError where it has none."""
-        from datasets import load_dataset_builder  # slow to import
         from datasets.packaged_modules.parquet.parquet import Parquet
 
-        builder = self.asked(lambda: load_dataset_builder(self.name, self.config, revision=self.revision))
+        builder = self._builder()
         split, found = self.split or "train", builder.config.data_files or {}
         if not isinstance(builder, Parquet):
             cause = (

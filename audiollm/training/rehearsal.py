@@ -45,6 +45,7 @@ from audiollm.training.requirements import (
 from audiollm.training.stage_data import StageData
 from audiollm.training.stages import (
     RunFolder,
+    check_licences,
     positions_of,
     prepare_lora,
     recipe_tokenizer,
@@ -83,6 +84,8 @@ def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False)
         if name in done:
             console.print(f"stage {name} is done in {recipe.output} and would be skipped")
         data = None if missing else StageData.load(recipe, stage)
+        if data is not None and name not in done:
+            check_licences(recipe, name, data)
         describe_stage(console, name, stage, model, data, processor, bases)
     require_files(recipe)
 

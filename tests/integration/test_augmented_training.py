@@ -8,7 +8,7 @@ from test_training import corpus, losses, recipe_of, stage  # noqa: F401  (a fix
 
 from audiollm.data.dataset import Recordings
 from audiollm.recipe import RecipeError
-from audiollm.training import run_recipe
+from audiollm.training import dry_run, run_recipe
 from audiollm.training.stages import StageTrainer
 
 AUGMENT = {"gain": {"probability": 1.0}, "noise": {"probability": 0.5}, "speed": {"probability": 0.5}}
@@ -112,10 +112,11 @@ def test_a_mixture_that_breaks_the_licence_policy_is_refused_with_names(corpus, 
     )
     for policy in ("any", "research"):
         run_recipe(recipe_of(tmp_path / policy, corpus, {"only": only}, f"license_policy={policy}"))
-    with pytest.raises(
-        RecipeError, match=r"license_policy .* commercial does not allow `bells` \(CC BY-NC 4.0, \d+ rows\)"
-    ):
-        run_recipe(recipe_of(tmp_path / "no", corpus, {"only": only}, "license_policy=commercial"))
+    for start in (dry_run, run_recipe):
+        with pytest.raises(
+            RecipeError, match=r"license_policy .* commercial does not allow `bells` \(CC BY-NC 4.0, \d+ rows\)"
+        ):
+            start(recipe_of(tmp_path / "no", corpus, {"only": only}, "license_policy=commercial"))
     assert "licence is unknown" not in capsys.readouterr().out
     bare = stage(corpus, ["connector"], {"language_modeling": 1})
     run_recipe(recipe_of(tmp_path / "bare", corpus, {"only": bare}, "license_policy=research"))

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from audiollm import audio as sound
 from audiollm import cli
 from audiollm.conversation import Row, parse_row, write_rows
-from audiollm.data.foreign import WRITERS, convert_to
+from audiollm.data.foreign import WRITERS, convert_to, file_for
 from audiollm.data.sources import load_rows
 
 RATE = 16_000
@@ -110,10 +110,34 @@ def test_a_broken_recording_is_named_and_the_others_are_written(rows, tmp_path):
 def test_the_command_writes_a_file_and_says_what_it_left_out(rows, tmp_path):
     write_rows(tmp_path / "rows.jsonl", rows)
     run = CliRunner().invoke(cli.app, ["convert", str(tmp_path / "rows.jsonl"), "--to", "ltu"])
-    assert run.exit_code == 0 and "3 rows of format ltu; left out: 3 problems" in run.output.replace("\n", " ")
+    assert run.exit_code == 1 and "3 rows of format ltu; left out: 3 problems" in run.output.replace("\n", " ")
     assert len(json.loads((tmp_path / "rows.ltu.json").read_text())) == 3
     wrong = CliRunner().invoke(cli.app, ["convert", str(tmp_path / "rows.jsonl"), "--to", "ms-swft"])
     assert wrong.exit_code == 2 and "did you mean 'ms-swift'?" in wrong.stderr
+
+
+def test_the_command_counts_rows_that_it_could_not_read_too(rows, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", rows[:1])
+    whole = CliRunner().invoke(cli.app, ["convert", str(tmp_path / "rows.jsonl"), "--to", "ltu"])
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write("broken\n")
+    run = CliRunner().invoke(cli.app, ["convert", str(tmp_path / "rows.jsonl"), "--to", "ltu"])
+    assert (whole.exit_code, run.exit_code) == (0, 1)
+    assert "1 rows of format ltu; left out: 1 problem" in run.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "out", "told"),
+    [
+        ("rows/*.parquet", "nvidia", None, r"--out: rows/\*\.parquet is no single name; .* --out FILE\.json$"),
+        ("hf://datasets/a/b", "rows", None, r"is no single name; .* --out FILE\.jsonl$"),
+        ("rows.jsonl", "ltu", "out.jsonl", r"out\.jsonl is to be out\.json: a file of format ltu is one JSON list"),
+        ("rows.jsonl", "rows", "out.txt", r"out\.txt is to be out\.jsonl: .* an object a line"),
+    ],
+)
+def test_a_name_under_which_a_file_could_not_be_read_again_is_refused(source, to, out, told):
+    with pytest.raises(ValueError, match=told):
+        file_for(source, to, out and Path(out))
 
 
 def test_the_files_of_a_dataset_info_are_read_with_their_names_of_columns_and_roles(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -352,6 +353,28 @@ def test_an_endpoint_that_is_down_ends_the_run_in_one_sentence(tmp_path, serve):
     with pytest.raises(ValueError, match=r"5 requests in a row failed, the last: .* status 500: out of memory"):
         generate(source, tmp_path / "new.jsonl", "sound_questions", stub.writer(retries=1))
     assert len(stub.bodies) < 20
+
+
+def test_an_endpoint_where_nobody_listens_is_told_at_once_with_address_and_cause(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listens
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        source = write(tmp_path / "rows.jsonl", [row(1)])
+        with pytest.raises(ValueError, match=rf"^{url}/v1/chat/completions cannot be reached \(Connection refused\)"):
+            generate(
+                source, tmp_path / "new.jsonl", "sound_questions", EndpointWriter(url, "m", first_wait_s=60, retries=1)
+            )
+
+
+def test_where_nothing_is_known_or_answered_the_way_out_is_told(tmp_path, serve):
+    source = write(tmp_path / "rows.jsonl", [row(1, description=None)])
+    with pytest.raises(ValueError, match=r"write `description` or `transcript` into .*\bcaption\b") as told:
+        generate(source, tmp_path / "new.jsonl", "sound_questions", serve().writer())
+    assert str(tmp_path / "new.jsonl.cache" / "dropped.jsonl") in str(told.value)
+    stub = serve(lambda body, number: error(500, "out of memory"))
+    source = write(tmp_path / "rows.jsonl", [row(1)])
+    with pytest.raises(ValueError, match=rf"the first request that failed: {stub.url}/.* status 500: out of memory"):
+        generate(source, tmp_path / "new.jsonl", "sound_questions", stub.writer(retries=0))
 
 
 def test_never_more_requests_at_once_than_allowed(serve):

@@ -1,6 +1,9 @@
 """The runner of converters: the same rows however the work is shared, stopped or stored; what is wrong is counted."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -62,8 +65,26 @@ def test_machines_that_share_a_set_write_each_row_once(archive, tmp_path, whole)
     shared = load_rows([str(out / "test-*.jsonl"), str(out / "train-*.jsonl")], strict=True)
     alone = load_rows([str(tmp_path / "whole" / "test.jsonl"), str(tmp_path / "whole" / "train.jsonl")], strict=True)
     assert sorted(shared, key=lambda row: row.id) == sorted(alone, key=lambda row: row.id)
+    with pytest.raises(ValueError, match=r"is shared by 3 shards \(prepared-\d-of-3\.json\), and not by 2"):
+        prepare("esc50", out, {"source": str(archive), "shard": "1/2"})
     with pytest.raises(ValueError, match="shard=4/3 is none; it is i/n"):
         prepare("esc50", tmp_path / "other", {"source": str(archive), "shard": "4/3"})
+
+
+def test_a_shard_for_which_no_row_is_left_is_no_error(archive, tmp_path, capsys):
+    for shard in ("1/2", "2/2"):
+        prepare("esc50", tmp_path / "out", {"source": str(archive), "shard": shard, "limit": 1})
+    assert "nothing is left for the shard-00002-of-00002" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").glob("*.json*")} == {
+        "train-00001-of-00002.jsonl", "prepared-1-of-2.json", "prepared-2-of-2.json"
+    }  # fmt: skip
+
+
+def test_a_process_that_is_started_while_interruption_is_held_back_is_not_interrupted():
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('whole')"
+    with running.interruption_held_back():
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "whole\n" and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_what_was_converted_before_a_stop_is_not_converted_again(archive, tmp_path, whole, monkeypatch):
@@ -240,4 +261,72 @@ def test_a_wrong_mapping_is_told_in_one_sentence(tmp_path, words, told):
     write_csv(tmp_path / "table.csv", [{"clip": "0.wav", "label": "dog"}])
     with pytest.raises(ValueError, match=told) as error:
         prepare(words, tmp_path / "out", {"source": str(tmp_path)})
+    assert "\n" not in str(error.value)
+
+
+MAPPED = "audio=clip text=label task=sound"
+
+
+def bells(folder: Path, **tables: list[str]) -> Path:
+    """A folder with recordings and a table of these answers for each name."""
+    for name, labels in tables.items():
+        write_csv(folder / f"{name}.csv", [{"clip": f"{n}.wav", "label": label} for n, label in enumerate(labels)])
+    for n in range(3):
+        write_sound(folder / f"{n}.wav", n)
+    return folder
+
+
+def test_a_mapping_makes_all_splits_that_the_names_of_tables_tell(tmp_path, capsys):
+    source = bells(tmp_path / "in", train=["dog"], bells_dev=["rain"], test=["siren", "dog"], notes=["dog"])
+    prepare(MAPPED, tmp_path / "all", {"source": str(source)})
+    assert "not read: notes.csv" in capsys.readouterr().out
+    found = {name: load_rows(tmp_path / "all" / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    answers = {name: [row.target for row in rows] for name, rows in found.items()}
+    assert answers == {"train": ["dog"], "validation": ["rain"], "test": ["siren", "dog"]}
+    prepare(MAPPED, tmp_path / "one", {"source": str(source), "split": "test"})
+    assert [path.name for path in (tmp_path / "one").glob("*.jsonl")] == ["test.jsonl"]
+
+
+def test_a_mapping_makes_all_splits_that_the_names_of_parquet_files_tell(tmp_path):
+    for split, label in (("train", "dog"), ("test", "rain")):
+        table = pyarrow.table({"clip": [{"bytes": sound.encode(tone(0), RATE), "path": "0.wav"}], "label": [label]})
+        (tmp_path / "in").mkdir(exist_ok=True)
+        parquet.write_table(table, tmp_path / "in" / f"{split}-00000-of-00001.parquet")
+    for number, source in enumerate((tmp_path / "in", f"file://{tmp_path}/in")):
+        prepare(MAPPED, tmp_path / str(number), {"source": str(source)})
+        rows = load_rows(str(tmp_path / str(number) / "*.parquet"))
+        assert {(row.split, row.target) for row in rows} == {("train", "dog"), ("test", "rain")}
+
+
+def test_several_tables_of_which_no_name_tells_a_split_are_refused(tmp_path):
+    source = bells(tmp_path / "in", one=["dog"], two=["rain"])
+    with pytest.raises(ValueError, match=r"holds one\.csv, two\.csv, and no name tells a split"):
+        prepare(MAPPED, tmp_path / "out", {"source": str(source)})
+    with pytest.raises(ValueError, match=rf"one\.csv is a file; give its folder: --source {source}$"):
+        prepare(MAPPED, tmp_path / "out", {"source": str(source / "one.csv")})
+    (tmp_path / "map.yaml").write_text(
+        "audio: clip\ntext: label\ntask: sound\nsplits: {train: [one, two]}\nlabels: [dog]\n"
+    )
+    prepare(str(tmp_path / "map.yaml"), tmp_path / "out", {"source": str(source)})
+    assert {row.target for row in load_rows(tmp_path / "out" / "train.jsonl") if row.task == "sound"} == {"dog"}
+    assert "the answer is not among the labels" in (tmp_path / "out" / "dropped.jsonl").read_text()
+
+
+def test_a_recording_that_leads_out_of_the_folder_is_named_as_written(tmp_path):
+    source = bells(tmp_path / "in")
+    outside = tmp_path / "far.wav"
+    write_sound(outside, 1)
+    (source / "link.wav").symlink_to(outside)
+    names = ["0.wav", str(outside), "link.wav", ""]
+    write_csv(source / "train.csv", [{"clip": name, "label": "dog"} for name in names])
+    prepare(MAPPED, tmp_path / "out", {"source": str(source)})
+    dropped = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    assert [line["detail"].split(" ")[0] for line in dropped] == [str(outside), "link.wav", "is"]
+    assert "leads out of" in dropped[0]["detail"] and dropped[2]["detail"].startswith("is empty")
+
+
+def test_a_mapping_that_is_no_yaml_is_told_with_its_line(tmp_path):
+    (tmp_path / "map.yaml").write_text("audio: clip\ntext: [label\ntask: sound\n")
+    with pytest.raises(ValueError, match=r"map\.yaml:3: is no YAML") as error:
+        prepare(str(tmp_path / "map.yaml"), tmp_path / "out", {})
     assert "\n" not in str(error.value)
