@@ -225,6 +225,26 @@ def test_two_ranks_train_by_muon_as_one_does(ranks, mixed, tmp_path):
     assert_two_steps_as_of_one(ranks, mixed, tmp_path, optim="muon")
 
 
+def test_two_ranks_distil_as_one_does(ranks, tmp_path):
+    heard = [rows_of(number, tmp_path) for number in range(12)]
+    for name, chosen in (("train", heard[:8]), ("validation", heard[8:])):
+        write_jsonl(tmp_path / f"{name}.jsonl", [one for rows in chosen for one in rows])
+
+    def distilled(folder, per_rank):
+        trainer = {"max_steps": 4, "per_device_train_batch_size": per_rank, "learning_rate": 2.0e-3}
+        data = {"group_by_length": False, "validation": [{"path": str(tmp_path / "validation.jsonl")}]}
+        objectives = {"distillation": {"teacher_text": "description"}}
+        align = stage(tmp_path, ["connector"], objectives, trainer=trainer, data=data)
+        recipe_of(tmp_path / folder, tmp_path, {"align": align})
+        return tmp_path / folder / "recipe.yaml"
+
+    run_recipe(load_recipe(distilled("one", 4)))
+    train(ranks, distilled("two", 2), *ENGINES["zero2"])
+    found, expected = curves(tmp_path / "two/run"), curves(tmp_path / "one/run")
+    assert len(expected["align loss"]) == 4 and found.keys() == expected.keys()
+    assert all(found[name] == pytest.approx(curve, rel=1e-5) for name, curve in expected.items())
+
+
 def test_every_deepspeed_setting_that_is_shipped_is_tried():
     assert {*ENGINES, *OTHERS} - {"ddp", "fsdp2"} == set(packaged_files("ds_configs"))
 
