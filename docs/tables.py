@@ -43,10 +43,8 @@ def encoders() -> str:
     """The encoders by the name that a recipe gives them."""
     from audiollm.models.encoders import ENCODERS
 
-    lines = []
-    for name, cls in sorted(ENCODERS.items()):
-        about = str(cls.__doc__).strip().splitlines()[0]
-        lines.append((f"`{name}`", about))
+    single = {name: cls for name, cls in sorted(ENCODERS.items()) if not name.startswith("audiollm_")}
+    lines = [(f"`{name}`", str(cls.__doc__).strip().partition("\n")[0]) for name, cls in single.items()]
     return markdown(("name", "what"), lines)
 
 
