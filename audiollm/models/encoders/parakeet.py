@@ -26,7 +26,7 @@ LEAST = 2 * HOP  # samples of two mel frames: the variance of one is none
 
 
 class ParakeetAudioEncoder(SteadyEncoder, ParakeetEncoder):
-    """Waveforms [N, L] at 16 kHz to frames [N, T, C] at 12.5 Hz; equals transformers' encoder on each clip alone."""
+    """Parakeet: waveforms [N, L] at 16 kHz to frames [N, T, C] at 12.5 Hz; transformers' own on each clip alone."""
 
     config_class = ParakeetEncoderConfig
 

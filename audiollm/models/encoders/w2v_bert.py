@@ -19,7 +19,7 @@ PAIR = 2  # frames of the filter bank make one frame of the encoder
 
 
 class W2vBertEncoder(SteadyEncoder, Wav2Vec2BertModel):
-    """Waveforms [N, L] at 16 kHz to frames [N, T, C] at 50 Hz; equals transformers' model on each clip alone."""
+    """w2v-BERT 2.0: waveforms [N, L] at 16 kHz to frames [N, T, C] at 50 Hz; transformers' own on each clip alone."""
 
     config_class = Wav2Vec2BertConfig
 

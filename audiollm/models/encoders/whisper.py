@@ -88,7 +88,7 @@ class WhisperLayers(WaveformEncoder):
 
 
 class WhisperAudioEncoder(WhisperLayers, WhisperEncoder):
-    """Waveforms [N, L] at 16 kHz to frames [N, T, C] at 50 Hz; equals transformers' encoder at the full window.
+    """Whisper: waveforms [N, L] at 16 kHz to frames [N, T, C] at 50 Hz; transformers' own at the full window.
 
     An encoder that is made from scratch may have a longer `hop_length` in its config: 320 gives 25 frames a second.
     """
