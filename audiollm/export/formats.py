@@ -6,6 +6,7 @@ Not here: the folder with our own code (folder.py). What vLLM and SGLang make of
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,28 +32,28 @@ CONNECTOR = "model.connector."
 HEAD = "lm_head.weight"
 
 
-class Format:
+class Format(ABC):
     """What `audiollm export --format NAME` asks of an architecture."""
 
     name: ClassVar[str]
     serves: ClassVar[str]
     """Who reads the folder, in words."""
 
+    @abstractmethod
     def why_not(self, config: AudioLLMConfig) -> str | None:
         """Why a model is not of this architecture; None if it is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tensors(self, model: AudioLLMForConditionalGeneration) -> dict[str, Tensor]:
         """The model's tensors by their names there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def config(self, model: AudioLLMForConditionalGeneration) -> Any:
         """The configuration there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, model: AudioLLMForConditionalGeneration, processor: AudioLLMProcessor, folder: Path) -> None:
         """The files of a folder: configuration, weights, processor, tokenizer."""
-        raise NotImplementedError
 
 
 class Native(Format):
@@ -64,9 +65,9 @@ class Native(Format):
     model_class: ClassVar[Any]
     processor_class: ClassVar[Any]
 
+    @abstractmethod
     def connector(self, width: int) -> dict[str, Any]:
         """What the connector's block must say, before a language model of this width."""
-        raise NotImplementedError
 
     def why_not(self, config: AudioLLMConfig) -> str | None:
         """Why a model is not of this architecture; None if it is."""

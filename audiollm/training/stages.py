@@ -650,16 +650,21 @@ def build_trainer(
         muon=stage.by_muon,
         args=training_arguments(recipe, name, run, bool(data.validation), sharding),
     )
+    add_callbacks(trainer, recipe, name)
+    return trainer
+
+
+def add_callbacks(trainer: StageTrainer, recipe: Recipe, name: str) -> None:
+    """What looks on while a stage trains: our progress in place of the library's, resume points, the check of text."""
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(StageProgress(name, trainer))
     trainer.saves_every = trainer.args.save_steps
-    if every := more_resume_points(stage.trainer):
+    if every := more_resume_points(recipe.stages[name].trainer):
         trainer.saves_every = every
         trainer.add_callback(MoreResumePoints(every))
     if recipe.text_check:
         trainer.add_callback(TextCheck(name, trainer, text_rows(recipe)))
-    return trainer
 
 
 def recordings_of(model: Any, stage: StageSettings) -> Callable[..., Recordings]:

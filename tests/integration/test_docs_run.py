@@ -38,7 +38,7 @@ def test_the_commands_of_a_page_run(page, workplace):
         words = shlex.split(line)
         elsewhere = "--format" in words or (words[:2] == ["audiollm", "push"] and "--dry-run" not in words)
         if words[0] == "audiollm" and not elsewhere:  # tests/unit/test_formats_native.py, test_export.py
-            run(*words[1:], *instead_of_the_hub(words, workplace))
+            assert run(*words[1:], *instead_of_the_hub(words, workplace)).strip(), line  # it ends well, and says so
 
 
 def instead_of_the_hub(words: list[str], folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Kaldi's log-mel filter bank on the model's device, in a batch; equal to transformers' `spectrogram` as Kaldi has it.
+"""Filters of several families, and Kaldi's log-mel filter bank in a batch, equal to transformers' `spectrogram`.
 
 A frame is 400 samples whole, 160 after the one before; there is none that reaches past the end.
 Not here: Whisper's log-mel (whisper.py), CLAP's (clap.py), and what a family does to normalise its features.
@@ -70,3 +70,18 @@ def kaldi_filters(num_mel_bins: int, device: torch.device) -> Tensor:
         triangularize_in_mel_space=True,
     )
     return torch.from_numpy(bank).float().to(device)
+
+
+@lru_cache
+def slaney_filters(num_mel_bins: int, n_fft: int, device: torch.device) -> Tensor:
+    """Slaney's triangular filters [F, B] up to 8 kHz, as Whisper and Parakeet use them."""
+    bank = mel_filter_bank(
+        num_frequency_bins=n_fft // 2 + 1,
+        num_mel_filters=num_mel_bins,
+        min_frequency=0.0,
+        max_frequency=SAMPLING_RATE / 2,
+        sampling_rate=SAMPLING_RATE,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return torch.from_numpy(bank.T.copy()).float().to(device)

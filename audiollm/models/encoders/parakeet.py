@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import ParakeetEncoder, ParakeetEncoderConfig
-from transformers.audio_utils import mel_filter_bank
 
-from audiollm.models.encoders.base import SAMPLING_RATE, caught, frames_mask
+from audiollm.models.encoders.base import caught, frames_mask
+from audiollm.models.encoders.filter_bank import slaney_filters
 from audiollm.models.encoders.pretrained import SteadyEncoder, own_moments
 
 N_FFT = 512
@@ -69,27 +69,12 @@ def log_mel(waves_ML: Tensor, lengths_M: Tensor, num_mel_bins: int) -> tuple[Ten
     window = hann(waves_ML.device)
     spectrum = torch.stft(treble_ML, N_FFT, HOP, LENGTH, window, center=True, pad_mode="constant", return_complex=True)
     power_MTB = spectrum.abs().square().transpose(1, 2)
-    mel_MTF = (power_MTB @ mel_filters(num_mel_bins, waves_ML.device) + FLOOR).log()
+    mel_MTF = (power_MTB @ slaney_filters(num_mel_bins, N_FFT, waves_ML.device).T + FLOOR).log()
     frames_M = lengths_M.clamp(min=LEAST) // HOP
     mask_MT = frames_mask(frames_M, waves_ML.shape[1] // HOP)
     mel_MTF = mel_MTF[:, : mask_MT.shape[1]]
     mean_M1F, variance_M1F = own_moments(mel_MTF, mask_MT[..., None], 1, spared=1)
     return (mel_MTF - mean_M1F) * mask_MT[..., None] / (variance_M1F.sqrt() + 1e-5), mask_MT
-
-
-@lru_cache
-def mel_filters(num_mel_bins: int, device: torch.device) -> Tensor:
-    """Slaney's triangular filters [B, F] up to 8 kHz."""
-    bank = mel_filter_bank(
-        num_frequency_bins=N_FFT // 2 + 1,
-        num_mel_filters=num_mel_bins,
-        min_frequency=0.0,
-        max_frequency=SAMPLING_RATE / 2,
-        sampling_rate=SAMPLING_RATE,
-        norm="slaney",
-        mel_scale="slaney",
-    )
-    return torch.from_numpy(bank).float().to(device)
 
 
 @lru_cache

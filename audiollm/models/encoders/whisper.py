@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import WhisperConfig
-from transformers.audio_utils import mel_filter_bank
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from audiollm.models.encoders.base import WaveformEncoder, frames_mask
 from audiollm.models.encoders.clips import prefer_clips, through_layers
+from audiollm.models.encoders.filter_bank import slaney_filters
 from audiollm.models.encoders.loading import load_tower
 
 N_FFT = 400
@@ -141,27 +141,12 @@ def log_mel(
     padded = torch.cat([waves_ML[:, 1 : half + 1].flip(-1), waves_ML, tail], dim=1)
     spectrum = torch.stft(padded, N_FFT, hop, window=hann(waves_ML.device), center=False, return_complex=True)
     power_MBT = spectrum.abs().square()
-    mel_MFT = (mel_filters(num_mel_bins, waves_ML.device) @ power_MBT).clamp(min=1e-10).log10()
+    mel_MFT = (slaney_filters(num_mel_bins, N_FFT, waves_ML.device) @ power_MBT).clamp(min=1e-10).log10()
     num_frames = min(mel_frames(mask_ML.shape[1], hop) + silence, window // hop)
     # every frame that touches the clip counts, but the one past the full window, which the extractor drops
     loudest_M11 = mel_MFT[..., : window // hop].amax(dim=(1, 2), keepdim=True)
     mel_MFT = (torch.maximum(mel_MFT, loudest_M11 - 8.0) + 4.0) / 4.0
     return mel_MFT[..., :num_frames] * frames_mask(mel_frames(lengths_M, hop) + silence, num_frames)[:, None]
-
-
-@lru_cache
-def mel_filters(num_mel_bins: int, device: torch.device) -> Tensor:
-    """Slaney's triangular filters [F, N_FFT // 2 + 1] up to 8 kHz, as every Whisper uses."""
-    bank = mel_filter_bank(
-        num_frequency_bins=N_FFT // 2 + 1,
-        num_mel_filters=num_mel_bins,
-        min_frequency=0.0,
-        max_frequency=8000.0,
-        sampling_rate=16_000,
-        norm="slaney",
-        mel_scale="slaney",
-    )
-    return torch.from_numpy(bank.T.copy()).float().to(device)
 
 
 @lru_cache
