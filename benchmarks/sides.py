@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from workload import LEARNING_RATE, MICRO_BATCH, RATE, ROWS_A_STEP, Work, word_tokenizer
+from workload import RATE, Work, word_tokenizer
 
 CONNECTOR = 512
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
@@ -66,17 +66,18 @@ def build_peer(work: Work, gate: Any) -> Any:
     order = [clip for epoch in range(1000) for clip in random.Random(epoch).sample(range(work.clips), work.clips)]
     rows = [(clip, question, answer) for clip in order for question, answer in work.texts(clip)]
     arguments = TrainingArguments(
-        output_dir=str(folder / "peer"), per_device_train_batch_size=MICRO_BATCH,
-        gradient_accumulation_steps=ROWS_A_STEP // MICRO_BATCH, max_steps=work.num_steps, learning_rate=LEARNING_RATE,
+        output_dir=str(folder / "peer"), per_device_train_batch_size=work.peer_batch,
+        gradient_accumulation_steps=work.rows_a_step // work.peer_batch, max_steps=work.num_steps,
+        learning_rate=work.sizes.learning_rate,
         lr_scheduler_type="constant", use_cpu=work.device == "cpu", bf16=work.device == "cuda", logging_steps=1,
         save_strategy="no",
         train_sampling_strategy="sequential", remove_unused_columns=False, report_to=[], disable_tqdm=True,
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=work.device == "cuda", dataloader_num_workers=work.workers,
     )  # fmt: skip
     return Trainer(
         model=model,
         args=arguments,
-        train_dataset=rows[: (work.num_steps + 1) * ROWS_A_STEP],  # type: ignore[arg-type]
+        train_dataset=rows[: (work.num_steps + 1) * work.rows_a_step],  # type: ignore[arg-type]
         data_collator=collate,
         callbacks=[gate],
     )
@@ -103,7 +104,7 @@ def build_ours(work: Work, gate: Any, settings: list[str], without: str | None =
     tokenizer = {"tokenizer": {"train_on": rows, "vocab_size": 1000}}  # not used: both sides have one of whole words
     llm = {"config": {"model_type": "qwen2", **work.sizes.llm}}
     stage = {
-        "train": {"lora": LEARNING_RATE},
+        "train": {"lora": work.sizes.learning_rate},
         "objectives": {"language_modeling": 1},
         "lora": {**work.sizes.lora, "target_modules": ["q_proj", "v_proj"]},
         "data": {"train": [rows]},
@@ -111,7 +112,7 @@ def build_ours(work: Work, gate: Any, settings: list[str], without: str | None =
             "max_steps": work.num_steps, "per_device_train_batch_size": work.clips_a_step // work.micro_batches,
             "gradient_accumulation_steps": work.micro_batches, "logging_steps": 1,
             "lr_scheduler_type": "constant", "save_steps": 100_000, "report_to": [],
-            "use_cpu": work.device == "cpu", "bf16": work.device == "cuda",
+            "use_cpu": work.device == "cpu", "bf16": work.device == "cuda", "dataloader_num_workers": work.workers,
         },
     }  # fmt: skip
     written = {

@@ -6,7 +6,7 @@
     python benchmarks/throughput.py --against nothing --seconds 2,10,30,120 --steps 20
     python benchmarks/throughput.py --against nothing --cached-features --steps 20
     python benchmarks/throughput.py --against nothing --ranks 1,2 --threads 1 --steps 20
-    python benchmarks/throughput.py --device cuda --size 7b --steps 20
+    python benchmarks/throughput.py --device cuda --size 7b --rows 320 --batch 16 --peer-batch 16 --clips 256 --steps 12
 
 Both sides train the same clips, questions, sizes and steps, each in a process of its own; they take turns step by step,
 so that a machine whose speed drifts is as fast for one as for the other.
@@ -69,6 +69,8 @@ def gate_of(connection: Any) -> Any:
 
         def on_step_end(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
             if state.global_step == state.max_steps:  # what follows is a checkpoint, which the peer does not write
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
                 connection.send({"seconds": time.perf_counter() - (self.since or 0.0)})
 
     return Gate()
@@ -145,13 +147,24 @@ def free_port() -> int:
 
 def measure(work: Work, runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
     """Seconds of each step, losses and memory of each run, the runs taking turns; of several ranks the first tells."""
+    processes: list[Any] = []
+    try:
+        return take_turns(work, runs, processes)
+    finally:
+        for process in processes:  # which have ended, unless one of them failed
+            process.terminate()
+
+
+def take_turns(work: Work, runs: dict[str, Run], processes: list[Any]) -> dict[str, dict[str, Any]]:
+    """Start every run, in processes that are added to the list, and let them step by turns."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, list[Any]] = {}
     for name, run in runs.items():
         port, pipes[name] = free_port(), []
         for rank in range(run.ranks):
             pipe, other = context.Pipe()
-            context.Process(target=side, args=(run, work, rank, port, other), daemon=True).start()
+            processes.append(context.Process(target=side, args=(run, work, rank, port, other)))
+            processes[-1].start()
             other.close()
             pipes[name].append(pipe)
         for pipe in pipes[name]:
@@ -262,6 +275,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--steps", type=int, help="instead of whole epochs")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=40, help="of an optimizer step")
+    parser.add_argument("--batch", type=int, help="clips of a micro-batch of ours")
+    parser.add_argument("--peer-batch", type=int, default=8, help="rows of a micro-batch of the peer")
     parser.add_argument("--threads", type=int, default=2, help="of a process")
     parser.add_argument("--size", choices=[*SIZES], default="small")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -281,7 +297,7 @@ def main() -> None:
     for questions, seconds, ranks in product(options.questions, options.seconds, options.ranks):
         work = Work(
             options.clips, questions, seconds, options.epochs, options.steps, options.seed, "", spread, options.size,
-            options.device,
+            options.device, options.rows, options.peer_batch, options.batch,
         )  # fmt: skip
         ours = Run("ours", options.threads, options.set, ranks=ranks)
         kept = replace(ours, settings=[*options.set, "stages.instruct.data.cache_features=true"])

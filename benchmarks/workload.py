@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 
 RATE = 16_000
-ROWS_A_STEP = 40
-MICRO_BATCH = 8  # rows of the peer, five to a step
 OUR_CLIPS = 5  # in a micro-batch of ours, at the most
 OUR_MICRO_BATCHES = 4  # to a step, or more
-LEARNING_RATE = 5e-3
 SPECIAL = [
     "<|pad|>",
     "<|end|>",
@@ -33,6 +30,7 @@ class Sizes:
     llm: dict[str, Any]  # of a Qwen2
     words: int  # that occur
     lora: dict[str, Any]
+    learning_rate: float = 5e-3
 
 
 def encoder_sizes(width: int, layers: int, heads: int, mels: int = 80) -> dict[str, int]:
@@ -56,7 +54,11 @@ SIZES = {
     "tiny": Sizes(encoder_sizes(32, 1, 2), llm_sizes(32, 64, 2, 2, 1, 500), 500, {"r": 4, "alpha": 8}),
     "small": Sizes(encoder_sizes(384, 4, 6), llm_sizes(512, 1536, 8, 8, 2, 32_000), 32_000, {"r": 8, "alpha": 16}),
     "7b": Sizes(  # Whisper-large-v3 and Qwen2-7B
-        encoder_sizes(1280, 32, 20, 128), llm_sizes(3584, 18_944, 28, 28, 4, 152_064), 32_000, {"r": 16, "alpha": 32}
+        encoder_sizes(1280, 32, 20, 128),
+        llm_sizes(3584, 18_944, 28, 28, 4, 152_064),
+        32_000,
+        {"r": 16, "alpha": 32},
+        5e-4,
     ),
 }
 
@@ -75,6 +77,9 @@ class Work:
     spread: float = 0.45
     size: str = "small"
     device: str = "cpu"
+    rows_a_step: int = 40
+    peer_batch: int = 8  # rows of a micro-batch of the peer
+    batch: int | None = None  # clips of a micro-batch of ours
 
     @property
     def sizes(self) -> Sizes:
@@ -99,16 +104,23 @@ class Work:
 
     @property
     def clips_a_step(self) -> int:
-        """So that a step has 40 rows."""
-        return max(ROWS_A_STEP // self.questions, 1)
+        """So that a step has its rows."""
+        return max(self.rows_a_step // self.questions, 1)
 
     @property
     def micro_batches(self) -> int:
-        """Of ours to a step, each of so many clips: four, or more where these would hold too many clips."""
+        """Of ours to a step, where none are given four, or more where these would hold too many clips."""
+        if self.batch:
+            return max(self.clips_a_step // self.batch, 1)
         divisors = [n for n in range(1, self.clips_a_step + 1) if self.clips_a_step % n == 0]
         return next(
             (n for n in divisors if n >= OUR_MICRO_BATCHES and self.clips_a_step / n <= OUR_CLIPS), divisors[-1]
         )
+
+    @property
+    def workers(self) -> int:
+        """Processes that load data, of either side: beside a GPU the mel spectrograms of the peer would hold it up."""
+        return 8 if self.device == "cuda" else 0
 
     @property
     def num_steps(self) -> int:

@@ -4,8 +4,9 @@
 
 Three ways to it, equal to rounding. `blocks` (what sdpa becomes in training) attends clip by clip, the trunk to itself
 and the branches to the whole clip: what nobody sees is not computed, and clips of any length stand in one sequence
-without padding. Flex attention does the same in one kernel a layer, by a block mask, on a GPU alone. A dense mask, one
-for each attention type of the language model, serves eager attention.
+without padding; in half precision on an NVIDIA GPU that is one kernel a layer (models/varlen.py). Flex attention does
+the same by a block mask, on a GPU alone. A dense mask, one for each attention type of the language model, serves eager
+attention.
 A model that mixes tokens otherwise than by attention (linear attention, convolutions) takes no such mask: there each
 question is a row with its own audio (`layout_of`).
 Shapes: B sequences, S tokens, H heads, D head width.
@@ -13,6 +14,7 @@ Shapes: B sequences, S tokens, H heads, D head width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -22,6 +24,8 @@ from torch.nn.attention.flex_attention import create_block_mask
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from audiollm.models.varlen import Runs, attend_runs, takes_runs
 
 PADDING = -1
 """The clip id of padding, which sees itself alone (a row that sees nothing would be NaN)."""
@@ -77,6 +81,39 @@ def blocks_of(clip_ids_BS: Tensor, branch_ids_BS: Tensor, position_ids_BS: Tenso
     return blocks
 
 
+@dataclass(frozen=True)
+class PackedClips:
+    """The clips of a packed batch, for whichever way they are attended: found once, used by every layer."""
+
+    clip_ids_BS: Tensor
+    branch_ids_BS: Tensor
+    position_ids_BS: Tensor
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """A block for each clip."""
+        return blocks_of(self.clip_ids_BS, self.branch_ids_BS, self.position_ids_BS)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """A run for each trunk, which sees itself, and for each branch, which sees its trunk and itself."""
+        B, S = self.clip_ids_BS.shape
+        clips, branches = self.clip_ids_BS.flatten().cpu(), self.branch_ids_BS.flatten().cpu()
+        begins = torch.ones(B * S, dtype=torch.bool)
+        begins[1:] = (clips[1:] != clips[:-1]) | (branches[1:] != branches[:-1])
+        begins[::S] = True
+        starts = begins.nonzero().flatten().tolist()
+        lengths, keys = [], []
+        trunk: tuple[int, range] = (PADDING, range(0))
+        for start, stop in zip(starts, [*starts[1:], B * S], strict=True):
+            clip, branch, own = int(clips[start]), int(branches[start]), range(start, stop)
+            if branch == 0 or clip != trunk[0] or start % S == 0:
+                trunk = (clip, own if branch == 0 else range(0))
+            lengths.append(len(own))
+            keys.append([*own] if branch == 0 else [*trunk[1], *own])
+        return Runs.of(lengths, keys, self.clip_ids_BS.device)
+
+
 def block_attention(
     module: Any,
     query: Tensor,
@@ -87,17 +124,21 @@ def block_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    blocks: list[Block] | None = None,
+    clips: PackedClips | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function of the library: [B, H, S, D] -> [B, S, H, D]. Padding gives zeros."""
+    """An attention function of the library: [B, H, S, D] -> [B, S, H, D]; what padding gives means nothing."""
     if extra := [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]:
         raise ValueError(f"{type(module).__name__} has {extra[0]}, which sdpa has not; use attn_implementation='eager'")
-    if blocks is None:
+    if clips is None:
         if attention_mask is not None and attention_mask.numel() == 0:
-            raise ValueError(f"{type(module).__name__} does not hand on `blocks`; use attn_implementation='eager'")
+            raise ValueError(f"{type(module).__name__} does not hand on `clips`; use attn_implementation='eager'")
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
         return out, None
+    if takes_runs(query, value):
+        tokens = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
+        heard_SHD = attend_runs(*tokens, clips.runs, causal=True, window=sliding_window, dropout=dropout, scale=scaling)
+        return heard_SHD.unflatten(0, (len(query), -1)), None
     key, value = (repeat_kv(part, query.shape[1] // part.shape[1]) for part in (key, value))
     rows: list[list[Tensor]] = [[] for _ in query]
     filled = [0] * len(rows)
@@ -106,7 +147,7 @@ def block_attention(
         if filled[row] < until:
             rows[row].append(query.new_zeros(1, query.shape[1], until - filled[row], value.shape[-1]))
 
-    for block in blocks:
+    for block in clips.blocks:
         pad(block.row, block.start)
         place = slice(block.row, block.row + 1), slice(None), slice(block.start, block.stop)
         heard = block.attend(query[place], key[place], value[place], sliding_window, dropout_p=dropout, scale=scaling)
@@ -153,8 +194,8 @@ def packed(
 ) -> tuple[Any, dict[str, Any]]:
     """The mask of packed sequences for a language model's config, and what its attention takes beside it."""
     if config._attn_implementation == BLOCKS:  # an empty mask, so that the language model makes none of its own
-        blocks = blocks_of(clip_ids_BS, branch_ids_BS, position_ids_BS)
-        return torch.zeros(1, 1, 0, 0, dtype=dtype, device=clip_ids_BS.device), {"blocks": blocks}
+        clips = PackedClips(clip_ids_BS, branch_ids_BS, position_ids_BS)
+        return torch.zeros(1, 1, 0, 0, dtype=dtype, device=clip_ids_BS.device), {"clips": clips}
     on_cpu = clip_ids_BS.device.type == "cpu"
     if config._attn_implementation == "flex_attention" and training and on_cpu:
         raise ValueError("flex attention trains on a GPU alone; leave `attn_implementation` out, or use sdpa")

@@ -111,8 +111,8 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
         mask: Any = attention_mask
         if branch_ids is not None:
             ids, dtype = (clip_ids, branch_ids, position_ids), inputs_embeds.dtype
-            mask, blocks = packed(self.language_model.config, *ids, dtype, training=self.training)
-            kwargs |= {**blocks, "use_cache": False}
+            mask, clips = packed(self.language_model.config, *ids, dtype, training=self.training)
+            kwargs |= {**clips, "use_cache": False}
         if position_ids is not None:  # a recurrent language model knows none
             kwargs["position_ids"] = position_ids
         return self.language_model(inputs_embeds=inputs_embeds, attention_mask=mask, **kwargs)

@@ -247,7 +247,8 @@ def match_connector_scale(model: AudioLLMForConditionalGeneration) -> float:
         return 1.0
     embedding: Any = model.get_input_embeddings()
     ids = torch.linspace(0, embedding.weight.shape[0] - 1, 1000, device=embedding.weight.device).long()
-    noise = torch.randn(1, 2 * model.config.sampling_rate, generator=torch.Generator().manual_seed(0)) * 0.1
+    generator = torch.Generator("cpu").manual_seed(0)  # on the CPU, whatever the default device
+    noise = torch.randn(1, 2 * model.config.sampling_rate, generator=generator, device="cpu") * 0.1
     noise = noise.to(embedding.weight.device)
     training = model.training
     model.eval()

@@ -184,13 +184,13 @@ def test_long_blocks_whose_trunk_is_attended_by_itself_are_exact(llm, monkeypatc
     assert_as_separate_rows(ready(llm), EVERYTHING, pack_tokens=2000)
 
 
-def test_a_language_model_that_does_not_hand_on_the_blocks_is_refused_and_not_wrong():
+def test_a_language_model_that_does_not_hand_on_the_clips_is_refused_and_not_wrong():
     built = ready()
     packed, _ = packed_batch(built, QUESTIONS, pack_tokens=200)
     attention = built.model.model.language_model.layers[0].self_attn
     forward = attention.forward
-    attention.forward = lambda *args, blocks, **kwargs: forward(*args, **kwargs)
-    with pytest.raises(ValueError, match="Qwen3Attention does not hand on `blocks`; use attn_implementation='eager'"):
+    attention.forward = lambda *args, clips, **kwargs: forward(*args, **kwargs)
+    with pytest.raises(ValueError, match="Qwen3Attention does not hand on `clips`; use attn_implementation='eager'"):
         built.model(**{name: value for name, value in packed.items() if name not in ("row_ids", "problems")})
 
 
