@@ -94,6 +94,7 @@ def peak_begins(device: str) -> float:
 def side(run: Run, work: Work, rank: int, port: int, connection: Any) -> None:
     """One process: build, train step by step, tell the losses, the memory and the operations."""
     torch.set_num_threads(run.threads)
+    multiprocessing.set_start_method("fork", force=True)  # of the loaders, as in a process that was not spawned
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if run.ranks > 1:  # as torchrun does
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(run.ranks)}
