@@ -31,6 +31,7 @@ from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.native.loading import is_native, load_native
 from audiollm.models.parts import Built
 from audiollm.models.processing import AudioLLMProcessor
+from audiollm.models.varlen import leave_cudnn_out
 
 log = logging.getLogger(__name__)
 
@@ -260,7 +261,8 @@ def load(
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device by its name; "auto" is the first GPU, if there is one."""
+    """The device by its name; "auto" is the first GPU, if there is one. SDPA goes without cuDNN from here on."""
+    leave_cudnn_out()
     if str(device) == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

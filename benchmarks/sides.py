@@ -89,6 +89,7 @@ def build_ours(work: Work, gate: Any, settings: list[str], without: str | None =
 
     from audiollm.data.dataset import SoundCache
     from audiollm.models.parts import build
+    from audiollm.models.quantize import check_scheme, quantize_linears
     from audiollm.recipe import load_recipe
     from audiollm.training import kernels, stages
     from audiollm.training.features import fill, open_store
@@ -128,6 +129,8 @@ def build_ours(work: Work, gate: Any, settings: list[str], without: str | None =
             encoder=encoder, connector=connector, llm=llm, tokenizer=word_tokenizer(work.sizes.words),
             dtype=DTYPES[work.device],
         )  # fmt: skip
+    if work.quantize:
+        quantize_linears(built.model.model.language_model, check_scheme(work.quantize))
     settled = recipe.stages["instruct"]
     stages.prepare_model(built, settled)
     kernels.prepare_attention(built.model.model.language_model, recipe.model.attn_implementation)

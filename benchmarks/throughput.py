@@ -6,7 +6,7 @@
     python benchmarks/throughput.py --against nothing --seconds 2,10,30,120 --steps 20
     python benchmarks/throughput.py --against nothing --cached-features --steps 20
     python benchmarks/throughput.py --against nothing --ranks 1,2 --threads 1 --steps 20
-    python benchmarks/throughput.py --device cuda --size 7b --rows 320 --batch 16 --peer-batch 16 --clips 256 --steps 12
+    python benchmarks/throughput.py --device cuda --size 7b --rows 320 --batch 16 --clips 256 --steps 8
 
 Both sides train the same clips, questions, sizes and steps, each in a process of its own; they take turns step by step,
 so that a machine whose speed drifts is as fast for one as for the other.
@@ -114,7 +114,7 @@ def side(run: Run, work: Work, rank: int, port: int, connection: Any) -> None:
         told["waits"] = [entry["data_wait_share"] for entry in trainer.state.log_history if "data_wait_share" in entry]
     connection.send({"done": True})
     connection.recv()  # all sides are done: what follows has the machine for itself
-    if not is_peer and run.without is None:
+    if not is_peer and run.without is None and not work.quantize:
         told |= operations(trainer, work)
     connection.send(told)
 
@@ -131,11 +131,16 @@ def operations(trainer: Any, work: Work) -> dict[str, float]:
     whole = sum(language_model_flops(model, batch) + listening_flops(model, batch) for batch in batches) / 1e9
     rows = sum(len(batch["row_ids"]) for batch in batches)
     tokens = sum(batch["input_ids"].numel() for batch in batches)
+    alone = sum(
+        int((batch["branch_ids"] != 0).sum()) + work.questions * int((batch["branch_ids"] == 0).sum())
+        for batch in batches
+    )
     return {
         "gflop_a_row": whole / rows,
         "language_model_gflop_per_second": timed / seconds,
         "matrix_gflops": rate,
         "tokens_a_row": tokens / rows,
+        "tokens_a_row_alone": alone / rows,
     }
 
 
@@ -211,6 +216,7 @@ def figures(work: Work, run: Run, found: dict[str, Any]) -> dict[str, Any]:
         told["data_wait_share"] = statistics.mean(found["waits"][1:] or found["waits"])
     if "gflop_a_row" in found:
         told["tokens_per_second"] = found["tokens_a_row"] * rows / step
+        told["tokens_per_second_as_separate_rows"] = found["tokens_a_row_alone"] * rows / step
         told["matrix_gflops"] = found["matrix_gflops"]
         told["utilisation_whole_step"] = found["gflop_a_row"] * rows / step / run.ranks / found["matrix_gflops"]
         told["utilisation_language_model"] = found["language_model_gflop_per_second"] / found["matrix_gflops"]
@@ -279,6 +285,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=40, help="of an optimizer step")
     parser.add_argument("--batch", type=int, help="clips of a micro-batch of ours")
     parser.add_argument("--peer-batch", type=int, default=8, help="rows of a micro-batch of the peer")
+    parser.add_argument("--quantize", choices=["nf4", "int8"], help="our language model")
     parser.add_argument("--threads", type=int, default=2, help="of a process")
     parser.add_argument("--size", choices=[*SIZES], default="small")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -298,7 +305,7 @@ def main() -> None:
     for questions, seconds, ranks in product(options.questions, options.seconds, options.ranks):
         work = Work(
             options.clips, questions, seconds, options.epochs, options.steps, options.seed, "", spread, options.size,
-            options.device, options.rows, options.peer_batch, options.batch,
+            options.device, options.rows, options.peer_batch, options.batch, options.quantize,
         )  # fmt: skip
         ours = Run("ours", options.threads, options.set, ranks=ranks)
         kept = replace(ours, settings=[*options.set, "stages.instruct.data.cache_features=true"])

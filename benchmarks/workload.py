@@ -80,6 +80,7 @@ class Work:
     rows_a_step: int = 40
     peer_batch: int = 8  # rows of a micro-batch of the peer
     batch: int | None = None  # clips of a micro-batch of ours
+    quantize: str | None = None  # our language model: nf4, int8
 
     @property
     def sizes(self) -> Sizes:

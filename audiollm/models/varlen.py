@@ -4,7 +4,7 @@
     keys      T T T T | T T T T a a | T T T T b b b
 
 Each run of queries sees its own keys alone; where it is causal the last query sees them all, the one before all but
-one, and so on. SDPA would be a call for each clip, and cuDNN, which it prefers on new GPUs, plans anew for each length.
+one, and so on. SDPA would be a call for each clip.
 Not here: what sees what (models/attention.py for the language model, models/encoders/clips.py for encoders).
 Shapes: S tokens, K keys, H heads, D head width, R runs.
 """
@@ -47,6 +47,14 @@ class Runs:
         )
         index = None if keys is None else torch.tensor([token for run in keys for token in run]).to(device)
         return cls(query_ends, key_ends, max(lengths, default=0), max(seen, default=0), index)
+
+
+def leave_cudnn_out() -> None:
+    """SDPA without cuDNN in this process, which it prefers on new GPUs.
+
+    cuDNN plans anew for each length, 95 ms on an H200: in generation at every token, in training at every clip.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def computes_in(query: Tensor) -> torch.dtype:

@@ -59,6 +59,7 @@ from audiollm.models.tokenizer import train_tokenizer
 from audiollm.models.towers_parts import build_towers, load_towers
 from audiollm.models.towers_processing import AudioTextProcessor
 from audiollm.models.two_towers import AudioTextModel
+from audiollm.models.varlen import leave_cudnn_out
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, require_files, require_stage
 from audiollm.training.augmentation import Augmenter, augmenter_of
 from audiollm.training.bad_rows import BadRows, TooManyBadRows, sentence, too_many
@@ -745,6 +746,7 @@ def training_arguments(
         defaults["save_steps"] = defaults["eval_steps"]
         ours |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
         ours["save_strategy"] = strategy  # the best one must have been saved
+    leave_cudnn_out()
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where it is installed, would wonder
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "logs" / name)
