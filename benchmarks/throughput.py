@@ -131,16 +131,13 @@ def operations(trainer: Any, work: Work) -> dict[str, float]:
     whole = sum(language_model_flops(model, batch) + listening_flops(model, batch) for batch in batches) / 1e9
     rows = sum(len(batch["row_ids"]) for batch in batches)
     tokens = sum(batch["input_ids"].numel() for batch in batches)
-    alone = sum(
-        int((batch["branch_ids"] != 0).sum()) + work.questions * int((batch["branch_ids"] == 0).sum())
-        for batch in batches
-    )
+    shared = sum(int((batch["branch_ids"] == 0).sum()) for batch in batches)  # what each row would have for itself
     return {
         "gflop_a_row": whole / rows,
         "language_model_gflop_per_second": timed / seconds,
         "matrix_gflops": rate,
         "tokens_a_row": tokens / rows,
-        "tokens_a_row_alone": alone / rows,
+        "tokens_a_row_alone": (tokens + (work.questions - 1) * shared) / rows,
     }
 
 

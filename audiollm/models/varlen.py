@@ -52,7 +52,7 @@ class Runs:
 def leave_cudnn_out() -> None:
     """SDPA without cuDNN in this process, which it prefers on new GPUs.
 
-    cuDNN plans anew for each length, 95 ms on an H200: in generation at every token, in training at every clip.
+    cuDNN plans anew for each length: in generation at every token, in training for every clip (benchmarks/decode.py).
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
 
