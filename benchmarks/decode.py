@@ -2,8 +2,8 @@
 
     python benchmarks/decode.py
 
-A language model of 1.5 billion random weights in bfloat16 and transformers' `generate`, twice: what cuDNN planned the first
-time is there the second time.
+A language model of 1.5 billion random weights in bfloat16 and transformers' `generate`, twice: what cuDNN planned the
+first time is there the second time.
 """
 
 import time

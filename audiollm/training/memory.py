@@ -139,12 +139,13 @@ def linear_layers(module: nn.Module) -> list[tuple[str, nn.Linear]]:
     ]
 
 
-def kept_by_layer(module: Any, size: int, *, casts: bool, keeps_inputs: bool = False) -> float:
+def kept_by_layer(module: Any, size: int, *, casts: bool, keeps_inputs: bool = False, fused: bool = False) -> float:
     """Bytes a token that the mean layer of a transformer keeps for the backward pass; `size`: bytes of an activation.
 
     What its linear layers give, keys and values repeated for all heads; what the MLP's activation gives; what goes
     into layers that train or have LoRA (`keeps_inputs`: into all), once for layers that read the same unless each
-    `casts` it; and what goes into the norms, in float32, twice where they train.
+    `casts` it; and what goes into the norms, in float32, twice where they train. `fused`, as Liger's kernels are, norms
+    keep it as it comes, and what the activation gives is made again.
     """
     adapted = {name.partition(".lora_")[0] for name, _ in module.named_parameters() if ".lora_" in name}
     linears = linear_layers(module)
@@ -161,7 +162,8 @@ def kept_by_layer(module: Any, size: int, *, casts: bool, keeps_inputs: bool = F
         if "norm" in name and name.endswith(".weight") and "layers." in name:
             of_heads = {"q_norm": "q_proj", "k_norm": "k_proj"}.get(name.split(".")[-2], "")
             norms += width.get(of_heads, len(parameter)) * (1 + parameter.requires_grad)
-    return size * (values / depth_of(module) + max(width.values())) + 4 * norms / depth_of(module)
+    activation, of_norm = (0, size) if fused else (max(width.values()), 4)
+    return size * (values / depth_of(module) + activation) + of_norm * norms / depth_of(module)
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ def activations(
     again = bool(trainer.get("activation_checkpointing") or trainer.get("gradient_checkpointing"))
     language_model, config = model.model.language_model, model.config.text_config
     linears = linear_layers(language_model)
-    layer = kept_by_layer(language_model, size, casts=size == 2, keeps_inputs=quantize == "int8")
+    fused = bool(trainer.get("use_liger_kernel"))
+    layer = kept_by_layer(language_model, size, casts=size == 2, keeps_inputs=quantize == "int8", fused=fused)
     if getattr(config, "_attn_implementation", None) == "eager":
         layer += config.num_attention_heads * load.tokens * (size + 4)
     every = config.hidden_size * (size if "llm" in in_bfloat16 else 4) if again else layer
