@@ -2,6 +2,7 @@
 
     clean.jsonl                           rows without a fault, `duration` filled in where it was missing
     quarantine.jsonl                      the others: where they stand, and what is wrong
+    noticed.jsonl                         good rows whose recording is silent or clipped, where there are any
     check-parts/00003.jsonl, 00003.json   what one chunk gave, and a verdict on each of its rows; removed at the end
 
 Rows are read in chunks, and checked in several processes; stopped and started again, chunks that are done are kept. The
@@ -12,15 +13,16 @@ that are met in training (data/quarantine.py).
 
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import re
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -32,6 +34,7 @@ from tqdm import tqdm
 from audiollm import audio as sound
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Part, Row, RowError, parse_row, row_to_dict
+from audiollm.curation.levels import CLIPPED_RUN, SILENT_DB, header, is_clipped, loudness_db
 from audiollm.curation.running import TROUBLE, leave_stopping_to_the_first
 from audiollm.data.formats import RECORDINGS, Converter, Raw, converter, detect_all
 from audiollm.data.hub import identity_of
@@ -47,8 +50,9 @@ from audiollm.data.sources import (
     paths_of,
 )
 
-CLEAN, QUARANTINE, PARTS, STATE = "clean.jsonl", "quarantine.jsonl", "check-parts", "state.json"
-VERSION = 1  # to be raised when the same rows would get other verdicts
+CLEAN, QUARANTINE, NOTICED = "clean.jsonl", "quarantine.jsonl", "noticed.jsonl"
+PARTS, STATE = "check-parts", "state.json"
+VERSION = 2  # to be raised when the same rows would get other verdicts
 ROWS_A_CHUNK = 1000
 CHUNK_BYTES = 64 * 2**20  # rows that bring their sound with them make smaller chunks
 WINDOW_S = 600.0  # a long recording is decoded in windows, so that memory does not follow its length
@@ -98,6 +102,7 @@ class Verdict(NamedTuple):
     found: Found | None = None
     field: str = ""
     cause: str = ""
+    noticed: Sequence[tuple[str, str]] = ()  # of a good row, by field
 
     def error(self) -> RowError:
         """The same as an error."""
@@ -116,6 +121,8 @@ class Checked:
     repeated: int = 0  # good rows with an id that came before, where they are kept
     left_out: Counter[str] = field(default_factory=Counter)
     """Cause without specifics -> rows, or files that could not be read on."""
+    noticed: Counter[str] = field(default_factory=Counter)
+    """What is to be known of good rows -> their number."""
 
     def summary(self) -> str:
         """How many rows are good, and how many were left out for which cause."""
@@ -127,7 +134,12 @@ class Checked:
             lines += [f"{count:9,}  {cause}" for cause, count in self.left_out.most_common(MOST_CAUSES)]
             others = len(self.left_out) - MOST_CAUSES
             lines += [f"           ... and {others:,} causes more"] if others > 0 else []
-        return "\n".join([*lines, f"{self.clean}", f"{self.quarantine}"])
+        files = [self.clean, self.quarantine]
+        if self.noticed:
+            lines.append("of the good ones, which are kept:")
+            lines += [f"{count:9,}  {what}" for what, count in self.noticed.most_common()]
+            files.append(self.clean.with_name(NOTICED))
+        return "\n".join([*lines, *map(str, files)])
 
 
 def check(
@@ -158,8 +170,11 @@ def check(
     _begin(out, [rows, *options[1:], format, limit, ROWS_A_CHUNK], rows)
     checked = Checked(out / CLEAN, out / QUARANTINE)
     parts, broken = out / PARTS, list[RowError]()
-    with (parts / CLEAN).open("wb") as clean, (parts / QUARANTINE).open("wb") as quarantine:
-        writer = _Writer(checked, clean, quarantine, strict=strict, keep_repeated=keep_repeated)
+    with ExitStack() as stack:
+        clean, quarantine, noticed = (
+            stack.enter_context((parts / name).open("wb")) for name in (CLEAN, QUARANTINE, NOTICED)
+        )
+        writer = _Writer(checked, clean, quarantine, noticed, strict=strict, keep_repeated=keep_repeated)
         with tqdm(desc="check", unit=" rows", leave=False, mininterval=1, disable=None) as bar:
             for part, verdicts in _results(_jobs(rows, format, limit, options, broken), num_proc):
                 writer.add(part, verdicts)
@@ -169,8 +184,10 @@ def check(
     if not checked.rows:
         shutil.rmtree(parts)
         raise broken[0]
-    for path in (checked.clean, checked.quarantine):
-        (parts / path.name).replace(path)
+    for name in (CLEAN, QUARANTINE, NOTICED):
+        (parts / name).replace(out / name)
+    if not checked.noticed:
+        (out / NOTICED).unlink()
     shutil.rmtree(parts)
     return checked
 
@@ -179,9 +196,16 @@ class _Writer:
     """Puts the parts together in their order, and takes out rows whose id came before."""
 
     def __init__(
-        self, checked: Checked, clean: BinaryIO, quarantine: BinaryIO, *, strict: bool, keep_repeated: bool
+        self,
+        checked: Checked,
+        clean: BinaryIO,
+        quarantine: BinaryIO,
+        noticed: BinaryIO,
+        *,
+        strict: bool,
+        keep_repeated: bool,
     ) -> None:
-        self.checked, self.clean, self.quarantine = checked, clean, quarantine
+        self.checked, self.clean, self.quarantine, self.noticed = checked, clean, quarantine, noticed
         self.strict, self.keep_repeated = strict, keep_repeated
         self.seen: set[bytes] = set()
 
@@ -198,6 +222,14 @@ class _Writer:
                 self.clean.write(line)
                 self.checked.good += 1
                 self.checked.hours += verdict.seconds / 3600
+                self.notice(verdict)
+
+    def notice(self, verdict: Verdict) -> None:
+        """Name what is to be known of a good row."""
+        for place, what in verdict.noticed:
+            told = {"origin": verdict.origin, "row": verdict.row, "field": place, "noticed": what}
+            self.noticed.write(_line({"stage": "check", **told}))
+        self.checked.noticed.update({what for _, what in verdict.noticed})
 
     def files(self, broken: Iterable[RowError]) -> None:
         """Files that could not be read on."""
@@ -223,9 +255,13 @@ class _Writer:
         if self.strict:
             raise verdict.error()
         told = {name: getattr(verdict, name) for name in ("found", "origin", "row", "field", "cause")}
-        text = json.dumps({"stage": "check", **told}, ensure_ascii=False) + "\n"
-        self.quarantine.write(text.encode("utf-8", "backslashreplace"))  # half a character becomes its JSON escape
+        self.quarantine.write(_line({"stage": "check", **told}))
         self.checked.left_out[kind_of(verdict.field, verdict.cause)] += 1
+
+
+def _line(told: Mapping[str, Any]) -> bytes:
+    """A line of JSON; half a character becomes its escape."""
+    return (json.dumps(told, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def kind_of(field: str, cause: str) -> str:
@@ -245,7 +281,7 @@ def _begin(out: Path, options: list[Any], rows: str) -> None:
         found.update(fingerprint(rows).encode())
     else:
         for path in _files_of(rows):
-            if path.absolute() in (out / CLEAN, out / QUARANTINE):
+            if path.absolute() in (out / CLEAN, out / QUARANTINE, out / NOTICED):
                 raise ValueError(f"{path} would be read and written; give another folder with out=")
             found.update(json.dumps(identity_of(path)).encode())
     parts, state = out / PARTS, out / PARTS / STATE
@@ -384,7 +420,7 @@ def _verdicts(path: Path) -> list[Verdict]:
 def check_chunk(job: Job) -> None:
     """Write the good rows of a chunk and the verdict on each; RowError at the first bad one if none may be."""
     convert = converter(job.format, job.options.question)
-    lengths = Lengths(sound.duration if job.options.headers else decoded_s)
+    lengths = Lengths(opened if job.options.headers else decoded)
     lines: list[bytes] = []
     verdicts: list[Verdict] = []
     for place, raw in job.rows:
@@ -403,14 +439,14 @@ def judged(job: Job, place: str, raw: Raw | RowError, convert: Converter, length
     try:
         row = parsed(place, raw, convert, job.folder)
         found = "hearing"
-        row = heard(row, lengths)
+        row, noticed = heard(row, lengths)
         found = "reading"
         line = written(row, job.options.out)
     except RowError as error:
         return Verdict(place, error.row_id or id_of(raw), None, 0.0, found, error.field, error.cause), b""
     named = json.dumps([row.source, row.id])
     key = None if row.id is None else hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
-    return Verdict(place, row.id, key, sum(clip.seconds() for clip in row.clips)), line
+    return Verdict(place, row.id, key, sum(clip.seconds() for clip in row.clips), noticed=noticed), line
 
 
 def parsed(place: str, raw: Raw | RowError, convert: Converter, folder: Path | None) -> Row:
@@ -426,19 +462,28 @@ def parsed(place: str, raw: Raw | RowError, convert: Converter, folder: Path | N
         raise RowError(place, "", cause, id_of(raw)) from None
 
 
-def heard(row: Row, lengths: "Lengths") -> Row:
-    """A row whose clips can be heard, each with its duration; RowError for the first that cannot."""
+def heard(row: Row, lengths: "Lengths") -> tuple[Row, list[tuple[str, str]]]:
+    """A row whose clips can be heard, each with its duration, and what is to be known of their recordings, by field.
+
+    RowError for the first clip that cannot be heard.
+    """
     messages: list[Message] = []
+    noticed: list[tuple[str, str]] = []
     for number, message in enumerate(row.messages):
         content: list[Part] = []
         for index, part in enumerate(message.content):
+            if not isinstance(part, AudioPart):
+                content.append(part)
+                continue
+            where = f"messages[{number}].content[{index}].audio"
             try:
-                content.append(with_duration(part, lengths.of(part)) if isinstance(part, AudioPart) else part)
+                found = lengths.of(part)
+                content.append(with_duration(part, found.seconds))
             except AudioError as error:
-                where, cause = f"messages[{number}].content[{index}].audio", f"{error.cause} ({error.name})"
-                raise RowError(row.origin, where, cause, row.id) from None
+                raise RowError(row.origin, where, f"{error.cause} ({error.name})", row.id) from None
+            noticed += [(where, what) for what in found.noticed]
         messages.append(replace(message, content=tuple(content)))
-    return replace(row, messages=tuple(messages))
+    return replace(row, messages=tuple(messages)), noticed
 
 
 def with_duration(part: AudioPart, length_s: float) -> AudioPart:
@@ -452,15 +497,22 @@ def with_duration(part: AudioPart, length_s: float) -> AudioPart:
     return replace(part, duration=seconds) if seconds > 0 else part
 
 
+class Recording(NamedTuple):
+    """What opening a recording told."""
+
+    seconds: float
+    noticed: tuple[str, ...] = ()
+
+
 class Lengths:
-    """The lengths of recordings in seconds, each found once; those that are broken are remembered too."""
+    """What recordings told, each opened once; those that are broken are remembered too."""
 
-    def __init__(self, measure: Callable[[Any], float]) -> None:
+    def __init__(self, measure: Callable[[Any], Recording]) -> None:
         self.measure = measure
-        self.found: dict[Any, float | AudioError] = {}
+        self.found: dict[Any, Recording | AudioError] = {}
 
-    def of(self, part: AudioPart) -> float:
-        """The length of the recording of which a part is a clip; AudioError where it is missing or broken."""
+    def of(self, part: AudioPart) -> Recording:
+        """The recording of which a part is a clip; AudioError where it is missing or broken."""
         key = replace(part, start=None, end=None).key
         if key not in self.found:
             try:
@@ -473,14 +525,25 @@ class Lengths:
         return length
 
 
-def decoded_s(source: Any) -> float:
-    """The length of a recording in seconds, once all of it was decoded; AudioError like `load`."""
+def opened(source: Any) -> Recording:
+    """The length alone, by the header; AudioError like `duration`."""
+    return Recording(sound.duration(source))
+
+
+def decoded(source: Any) -> Recording:
+    """A recording all of which was decoded, at its own rate, which keeps clipping flat; AudioError like `load`."""
     length_s = sound.duration(source)
+    rate = header(source)[0] or SAMPLING_RATE
     windows = max(1, int(length_s // WINDOW_S))  # the last one is longer: headers may be wrong by some milliseconds
+    loudest_db, clips = -math.inf, False
     for window in range(windows):
         end_s = None if window == windows - 1 else (window + 1) * WINDOW_S
-        sound.load(source, SAMPLING_RATE, start=window * WINDOW_S, end=end_s)
-    return length_s
+        samples = sound.load(source, rate, start=window * WINDOW_S, end=end_s)
+        loudest_db = max(loudest_db, loudness_db(samples))
+        clips = clips or is_clipped(samples)
+    silent = [f"silent: below {SILENT_DB:g} dBFS"] if loudest_db < SILENT_DB else []
+    clipped = [f"clipped: {CLIPPED_RUN} samples or more in a row at full scale"] if clips else []
+    return Recording(length_s, (*silent, *clipped))
 
 
 def written(row: Row, folder: Path) -> bytes:

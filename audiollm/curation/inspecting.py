@@ -6,7 +6,6 @@ in each table, distinct answer, distinct question and pair of both. Not here: ho
 """
 
 import hashlib
-import io
 import math
 import multiprocessing
 import os
@@ -26,12 +25,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
 from audiollm import audio
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Row, RowError
+from audiollm.curation.levels import SILENT_DB, header, is_clipped, loudness_db
 from audiollm.data.sources import open_source, rows_of
 from audiollm.report.inspection import (
     AnswerPrior,
@@ -56,11 +55,6 @@ COMMONEST_QUESTIONS = 10
 LENGTH_BORDERS_S = (0, 1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, math.inf)
 TOKEN_BORDERS = (0, 1, 2, 3, 5, 9, 17, 33, 65, 129, 257, 513, 1025, math.inf)
 LOUDNESS_BORDERS_DB = (-math.inf, *range(-80, 4, 4), math.inf)
-FULL_SCALE = 0.9999
-"""The highest sample of 16 bits is 0.99997."""
-CLIPPED_RUN = 3
-"""So many samples at full scale in a row are clipping; a single one is a peak that was brought to full scale."""
-SILENT_DB = -60.0
 LONGEST_DECODED_S = 600.0
 """Of a longer recording the beginning is decoded, so that memory does not follow the longest one."""
 DEFAULT_SOUND = 1000
@@ -580,33 +574,7 @@ def hear_clip(clip: AudioPart) -> Heard:
         samples = part.load(rate or 16_000)
     except AudioError as error:
         return Heard(error.cause)
-    power = float(np.mean(np.square(samples, dtype=np.float64)))
-    loudness = 10 * math.log10(power) if power else -math.inf
-    return Heard(None, rate, channels, loudness, is_clipped(samples), shortened)
-
-
-def is_clipped(samples: np.ndarray) -> bool:
-    """Whether CLIPPED_RUN samples [L] in a row are at full scale."""
-    full = np.abs(samples) >= FULL_SCALE
-    if len(full) < CLIPPED_RUN or not full.any():
-        return False
-    return bool(np.lib.stride_tricks.sliding_window_view(full, CLIPPED_RUN).all(axis=1).any())
-
-
-def header(source: Any) -> tuple[int | None, int | None]:
-    """Sampling rate and number of channels as the file says; None where libsndfile does not read it.
-
-    The sound itself has been opened by audio.py before, which refuses what is no ordinary file.
-    """
-    if isinstance(source, tuple):
-        samples, rate = source
-        return int(rate), min(np.shape(samples)) if np.ndim(samples) > 1 else 1
-    try:
-        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-            told = soundfile.info(file)
-    except (soundfile.LibsndfileError, TypeError):
-        return None, None
-    return int(told.samplerate), int(told.channels)
+    return Heard(None, rate, channels, loudness_db(samples), is_clipped(samples), shortened)
 
 
 @contextmanager

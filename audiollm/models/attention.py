@@ -136,8 +136,9 @@ def block_attention(
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
         return out, None
     if takes_runs(query, value):
-        tokens = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
-        heard_SHD = attend_runs(*tokens, clips.runs, causal=True, window=sliding_window, dropout=dropout, scale=scaling)
+        q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
+        how: dict[str, Any] = {"window": sliding_window, "dropout": dropout, "scale": scaling}
+        heard_SHD = attend_runs(q, k, v, clips.runs, causal=True, **how)
         return heard_SHD.unflatten(0, (len(query), -1)), None
     key, value = (repeat_kv(part, query.shape[1] // part.shape[1]) for part in (key, value))
     rows: list[list[Tensor]] = [[] for _ in query]

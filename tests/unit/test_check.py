@@ -187,6 +187,23 @@ def test_a_recording_is_decoded_once_a_chunk_and_headers_alone_miss_damage_in_it
     assert not heard
 
 
+def test_silent_and_clipped_recordings_are_kept_counted_and_named(good, tmp_path):
+    out = tmp_path / "out"
+    assert not check(str(good), out).noticed and not (out / "noticed.jsonl").exists()
+    sound.write(tmp_path / "clips/3.flac", 1e-4 * tone(3), RATE)
+    sound.write(tmp_path / "clips/7.flac", np.clip(9 * tone(7), -1, 1), RATE)
+    sound.write(tmp_path / "clips/8.flac", np.zeros(RATE, np.float32), RATE)
+    checked = check(str(good), out)
+    silent, clipped = "silent: below -60 dBFS", "clipped: 3 samples or more in a row at full scale"
+    assert checked.good == NUM_ROWS and checked.noticed == {silent: 2, clipped: 1}
+    assert f"        2  {silent}" in checked.summary() and str(out / "noticed.jsonl") in checked.summary()
+    found = [(one["origin"], one["row"], one["field"], one["noticed"]) for one in lines_of(out / "noticed.jsonl")]
+    clip = "messages[0].content[0].audio"
+    rows = [(3, silent), (7, clipped), (8, silent)]
+    assert found == [(f"{good}:{row + 1}", f"row-{row}", clip, what) for row, what in rows]
+    assert not check(str(good), tmp_path / "headers", headers=True).noticed  # which does not listen
+
+
 def test_a_long_recording_is_decoded_in_windows_that_leave_nothing_out(tmp_path, monkeypatch):
     monkeypatch.setattr(checking, "WINDOW_S", 0.4)
     decoded = []
@@ -198,11 +215,11 @@ def test_a_long_recording_is_decoded_in_windows_that_leave_nothing_out(tmp_path,
 
     monkeypatch.setattr(checking.sound, "load", told)
     sound.write(tmp_path / "a.wav", tone(0, 1.3), RATE)
-    assert checking.decoded_s(str(tmp_path / "a.wav")) == 1.3
+    assert checking.decoded(str(tmp_path / "a.wav")).seconds == 1.3
     assert [len(one) / RATE for one in decoded] == pytest.approx([0.4, 0.4, 0.5])
     cut_off(tmp_path / "b.flac")
     with pytest.raises(sound.AudioError, match="cut off or damaged"):
-        checking.decoded_s(str(tmp_path / "b.flac"))
+        checking.decoded(str(tmp_path / "b.flac"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from audiollm.conversation import AudioPart, Message, Row, TextPart
 from audiollm.curation import inspecting
-from audiollm.curation.inspecting import Distinct, Reservoir, Sample, Tally, inspect_rows, is_clipped, parse_sound
+from audiollm.curation.inspecting import Distinct, Reservoir, Sample, Tally, inspect_rows, parse_sound
+from audiollm.curation.levels import is_clipped
 from audiollm.report import inspection
 from audiollm.report.inspection import (
     Histogram,

@@ -58,8 +58,8 @@ def clip_attention(
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
         return out, None
     if takes_runs(query, value):
-        tokens = (part[0].transpose(0, 1) for part in (query, key, value))
-        return attend_runs(*tokens, clip_lengths.runs, causal=False, dropout=dropout, scale=scaling)[None], None
+        q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+        return attend_runs(q, k, v, clip_lengths.runs, causal=False, dropout=dropout, scale=scaling)[None], None
     queries, keys, values = (part.split(clip_lengths.frames, dim=2) for part in (query, key, value))
     heard = [
         F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
