@@ -137,7 +137,9 @@ def prepare(
     ] = None,
     options: Overrides = None,
     source: Annotated[str | None, typer.Option(help="Folder of the set, or OWNER/NAME on the Hub.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for rows and recordings; data/NAME if not said.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for rows and recordings; data/NAME if not said.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="One split; all if not said.")] = None,
     audio: Annotated[
         str | None, typer.Option(help="paths, embed (Parquet) or flac (16 kHz); auto if not said.")
@@ -177,7 +179,8 @@ def convert(
     rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows in any format that is read.")],
     to: Annotated[str, typer.Option(metavar="FORMAT", help="rows, ms-swift, llama-factory, nvidia, ltu or openai.")],
     out: Annotated[
-        Path | None, typer.Option(help="File to write; the rows' name with the format in it if not said.")
+        Path | None,
+        typer.Option(dir_okay=False, help="File; the rows' name with the format in it if not said."),
     ] = None,
     from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
 ) -> None:
@@ -201,7 +204,9 @@ def convert(
 @command
 def check(
     rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows in any format that is read.")],
-    out: Annotated[Path, typer.Option(help="Folder for clean.jsonl and quarantine.jsonl.")] = Path("checked"),
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for clean, quarantine and noticed.jsonl.")] = Path(
+        "checked"
+    ),
     headers: Annotated[bool, typer.Option("--headers", help="Open recordings without decoding them.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Check the first so many rows.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
@@ -227,7 +232,7 @@ def check(
 @command
 def inspect(
     rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows.")],
-    out: Annotated[Path, typer.Option(help="File of the page.")] = Path("inspection.html"),
+    out: Annotated[Path, typer.Option(dir_okay=False, help="File of the page.")] = Path("inspection.html"),
     sound: Annotated[str, typer.Option(metavar="N", help="Recordings to decode, drawn by lot; or all.")] = "1000",
     window: Annotated[float, typer.Option(min=0, help="Seconds that the encoder hears at once.")] = 30.0,
     tokenizer: Annotated[
@@ -235,7 +240,9 @@ def inspect(
     ] = None,
     num_proc: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn by lot.")] = 0,
-    format: Annotated[str | None, typer.Option(help="Format of the rows, where it cannot be told.")] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", "--format", metavar="FORMAT", help="Where it cannot be told.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON instead of tables.")] = False,
 ) -> None:
     """Show what rows hold before a model is trained on them: figures here, a page with sound in a file."""
@@ -243,7 +250,7 @@ def inspect(
     from audiollm.report.inspection import print_inspection, write_inspection
 
     found, examples = inspect_rows(
-        rows, format=format, tokenizer=tokenizer, window_s=window, sound=parse_sound(sound), num_proc=num_proc,
+        rows, format=from_, tokenizer=tokenizer, window_s=window, sound=parse_sound(sound), num_proc=num_proc,
         seed=seed,
     )  # fmt: skip
     page = write_inspection(out, found, examples)
@@ -260,9 +267,9 @@ def overlap(
     with_: Annotated[
         str | None, typer.Option("--with", metavar="EVAL", help="Rows to compare with; without it, TRAIN with itself.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the pairs, a JSON object a line.")] = None,
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the pairs, a JSON object a line.")] = None,
     index: Annotated[
-        Path, typer.Option(help="Folder for fingerprints, which are made once for the same content.")
+        Path, typer.Option(file_okay=False, help="Folder for fingerprints, which are made once for the same content.")
     ] = Path("data/fingerprints"),
     num_proc: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     refuse: Annotated[bool, typer.Option("--refuse", help="Exit with 1 where anything is shared.")] = False,
@@ -282,7 +289,9 @@ def overlap(
 @command
 def generate(
     rows: Annotated[str | None, typer.Argument(help="Rows with descriptions, captions or transcripts.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the new rows, .jsonl; FILE.cache/ keeps results.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="File for the new rows, .jsonl; FILE.cache/ keeps results.")
+    ] = None,
     template: Annotated[str, typer.Option(help="A packaged one (--list), or a .yaml file.")] = "sound_questions",
     model: Annotated[
         str | None, typer.Option(help="Language model: a folder, a name on the Hub or of the endpoint.")
@@ -337,7 +346,8 @@ def join(
     rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows in any format that is read.")],
     recordings: Annotated[list[Path], typer.Option(help="Folder with recordings; may be given several times.")],
     out: Annotated[
-        Path, typer.Option(help="Folder for joined.jsonl, missing.jsonl, ambiguous.jsonl and broken.jsonl.")
+        Path,
+        typer.Option(file_okay=False, help="Folder for joined, missing, ambiguous and broken.jsonl."),
     ] = Path("joined"),
     from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
     question: Annotated[str | None, typer.Option(help="What tables without questions ask.")] = None,
@@ -367,7 +377,7 @@ def evaluate(
         str | None, typer.Option(help="How two towers are told a label; 'This is a sound of {label}.' if not said.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask the first so many rows.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the answers, one JSON line each.")] = None,
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="File for the answers, one JSON line each.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON instead of a table.")] = False,
 ) -> None:
     """Ask a model the questions of some rows and score its answers, task by task."""

@@ -28,6 +28,8 @@ from audiollm.curation.dataset import Converted
 from audiollm.curation.mapped import is_map, read_map
 
 MANIFEST = "prepared.json"
+TABLES = frozenset((".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".yaml"))
+LONG_TABLE = 16 * 2**20
 CHANGES_NOTHING = frozenset(("num_proc", "workers"))
 """Options that say how fast rows are made, and not which."""
 
@@ -136,13 +138,29 @@ def checked_options(converter: ModuleType, options: Mapping[str, Any]) -> dict[s
 
 
 def digest(converter: ModuleType, settings: Mapping[str, Any]) -> str:
-    """Stands for the converter's source and its options: what it makes changes only if this does."""
+    """Stands for the converter's code, its options and the tables that it reads: what it makes changes if this does."""
     file = Path(inspect.getfile(converter.convert if hasattr(converter, "convert") else converter))
     sources = sorted(file.parent.glob("*.py")) if file.name == "__init__.py" else [file]
     content = [source.read_bytes() for source in sources] + [getattr(converter, "SPEC", "").encode()]
     that_matter = {key: value for key, value in settings.items() if key not in CHANGES_NOTHING}
     content.append(json.dumps(_as_text(that_matter), sort_keys=True).encode())
+    content += [_identity(table) for table in _tables(settings.get("source"))]
     return hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
+
+
+def _tables(source: Any) -> list[Path]:
+    """The files with rows that a source on disk is, or that lie in it; not in the folders within, which may be many."""
+    path = Path(os.path.expanduser(str(source))) if source else None
+    if path is None or not path.exists():  # a data set of the hub
+        return []
+    return [path] if path.is_file() else sorted(one for one in path.iterdir() if one.suffix.lower() in TABLES)
+
+
+def _identity(table: Path) -> bytes:
+    """Another one if a file with rows was changed: its content, or where that is long its size and time."""
+    about = table.stat()
+    content = [about.st_mtime_ns] if about.st_size > LONG_TABLE else [hashlib.sha256(table.read_bytes()).hexdigest()]
+    return json.dumps([table.name, about.st_size, *content]).encode()
 
 
 def _as_text(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,13 +190,14 @@ def _make_room(file: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], 
     others = [path for path in out.iterdir() if not _is_of_a_shard(path, file)] if out.is_dir() else []
     if not found and out.exists() and (not out.is_dir() or others):
         raise ValueError(f"{out} is not empty, and nothing says what made it; {ways_out}")
-    if "seconds" in found and not overwrite:
-        raise ValueError(f"{out} was made {_difference(found, wanted)}; {again}")
+    is_other = found.get("digest") != wanted["digest"]
+    if found and is_other and not overwrite and ("seconds" in found or any(out.glob("parts*/*"))):
+        raise ValueError(f"{out} was {'made' if 'seconds' in found else 'begun'} {_difference(found, wanted)}; {again}")
     if other := next((path for path in out.glob("prepared-*-of-*.json") if _shards_of(path) != _shards_of(file)), None):
         raise ValueError(
             f"{out} is shared by {_shards_of(other)} shards ({other.name}), and not by {_shards_of(file)}; {ways_out}"
         )
-    half = [] if found.get("digest") == wanted["digest"] else out.glob("parts*")
+    half = out.glob("parts*") if is_other else []
     for path in [*(out / name for name in found.get("made", [])), *half]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -199,7 +218,7 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         return f"by the converter {found['converter']!r}"
     old, new = found["options"], wanted["options"]
     changed = [f"{key}={old.get(key)} instead of {value}" for key, value in new.items() if old.get(key) != value]
-    return f"with {', '.join(changed)}" if changed else "by another version of the converter"
+    return f"with {', '.join(changed)}" if changed else "from other tables, or by another version of the converter"
 
 
 def _write_manifest(file: Path, content: Mapping[str, Any]) -> None:

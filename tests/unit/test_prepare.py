@@ -1,6 +1,7 @@
 """The runner of converters: makes once, says so, and never writes over something else."""
 
 import json
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -53,6 +54,50 @@ def test_a_folder_of_an_older_converter_is_not_taken_for_a_new_one(converter, tm
     Path(converter.__file__).write_text("second version")
     with pytest.raises(ValueError, match="by another version of the converter"):
         prepare("bells", tmp_path / "out", {})
+
+
+def test_rows_from_a_table_that_was_changed_since_are_not_taken_for_new_ones(converter, tmp_path, capsys, monkeypatch):
+    def convert(out: Path, *, source: str) -> Converted:
+        converter.calls += 1
+        return Converted({"rows.jsonl": 1}, {})
+
+    converter.prepare = convert
+    table = tmp_path / "set" / "labels.csv"
+    table.parent.mkdir()
+    table.write_text("audio,text")
+    for source in (str(table), str(table.parent)):
+        prepare("bells", tmp_path / table.name, {"source": source}, overwrite=True)
+        converter.calls = 0
+        os.utime(table, (1, 1))  # the same rows with another time
+        prepare("bells", tmp_path / table.name, {"source": source})
+        assert converter.calls == 0 and "is there already" in capsys.readouterr().out
+        table.write_text(table.read_text() + ",label")
+        with pytest.raises(
+            ValueError, match="was made from other tables, or by another version of the converter; remove"
+        ):
+            prepare("bells", tmp_path / table.name, {"source": source})
+    monkeypatch.setattr(runner, "LONG_TABLE", 3)  # of a long one size and time are looked at
+    prepare("bells", tmp_path / "long", {"source": str(table)})
+    os.utime(table, (2, 2))
+    with pytest.raises(ValueError, match="from other tables"):
+        prepare("bells", tmp_path / "long", {"source": str(table)})
+
+
+def test_what_was_begun_with_other_options_is_not_replaced_unasked(converter, tmp_path):
+    def stopped(out: Path, *, lines: int = 2, title: str = "x") -> Converted:
+        (out / "parts").mkdir()
+        (out / "parts/00000.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    made, converter.prepare = converter.prepare, stopped
+    with pytest.raises(KeyboardInterrupt):
+        prepare("bells", tmp_path / "out", {})
+    converter.prepare = made
+    with pytest.raises(ValueError, match=r"out was begun with lines=2 instead of 5; remove it, .*; --overwrite makes it anew"):
+        prepare("bells", tmp_path / "out", {"lines": 5})
+    assert (tmp_path / "out/parts/00000.json").exists()
+    prepare("bells", tmp_path / "out", {"lines": 5}, overwrite=True)
+    assert not (tmp_path / "out/parts").exists()
 
 
 def test_an_unfinished_folder_is_made_anew(converter, tmp_path):

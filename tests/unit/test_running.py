@@ -106,12 +106,14 @@ def test_what_was_converted_before_a_stop_is_not_converted_again(archive, tmp_pa
     assert converted[11] == 8 and len(converted) == 11 + 25 - 8
 
 
-def test_a_folder_that_was_begun_with_other_options_is_begun_anew(archive, tmp_path, monkeypatch):
+def test_a_folder_that_was_begun_with_other_options_is_begun_anew_where_that_is_said(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "joined", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepare("esc50", tmp_path / "out", {"source": str(archive), "seed": 1})
     monkeypatch.undo()
-    prepare("esc50", tmp_path / "out", {"source": str(archive)})
+    with pytest.raises(ValueError, match="was begun with seed=1 instead of 0"):
+        prepare("esc50", tmp_path / "out", {"source": str(archive)})
+    prepare("esc50", tmp_path / "out", {"source": str(archive)}, overwrite=True)
     prepare("esc50", tmp_path / "fresh", {"source": str(archive)})
     assert made(tmp_path / "out") == made(tmp_path / "fresh")
 
