@@ -239,10 +239,10 @@ def against(work: Work, runs: dict[str, Run]) -> dict[str, Any]:
     return result
 
 
-def ablation(work: Work, ours: Run) -> dict[str, Any]:
+def ablation(work: Work, ours: Run, savings: list[str]) -> dict[str, Any]:
     """Each saving off in turn, beside everything on: a pair of runs that take turns, for each."""
     rows = {}
-    for saving in SAVINGS:
+    for saving in savings:
         result = against(work, {"ours": ours, "without": replace(ours, without=saving)})
         on, off = result["ours"], result["without"]
         rows[saving] = {
@@ -270,7 +270,9 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", choices=["transformers", "nothing"], default="transformers")
-    parser.add_argument("--ablate", action="store_true", help="each saving switched off in turn, ours alone")
+    parser.add_argument(
+        "--ablate", nargs="*", choices=[*SAVINGS], help="each saving, or each that is named, switched off in turn"
+    )
     parser.add_argument("--questions", type=numbers(int), default=[5], help="a clip; several: 1,2,5,10")
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--seconds", type=numbers(float), default=[8.0], help="median length; of several, the length")
@@ -306,8 +308,8 @@ def main() -> None:
         )  # fmt: skip
         ours = Run("ours", options.threads, options.set, ranks=ranks)
         kept = replace(ours, settings=[*options.set, "stages.instruct.data.cache_features=true"])
-        if options.ablate:
-            result: dict[str, Any] = {"ablation": ablation(work, ours)}
+        if options.ablate is not None:
+            result: dict[str, Any] = {"ablation": ablation(work, ours, options.ablate or [*SAVINGS])}
         else:
             peer = {"peer": Run("peer", options.threads)} if options.against == "transformers" else {}
             result = against(work, {**peer, "ours": ours, **({"kept": kept} if options.cached_features else {})})

@@ -93,7 +93,7 @@ def test_what_was_begun_with_other_options_is_not_replaced_unasked(converter, tm
     with pytest.raises(KeyboardInterrupt):
         prepare("bells", tmp_path / "out", {})
     converter.prepare = made
-    with pytest.raises(ValueError, match=r"out was begun with lines=2 instead of 5; remove it, .*; --overwrite makes it anew"):
+    with pytest.raises(ValueError, match=r"out was begun with lines=2 instead of 5; remove it, .*; --overwrite makes"):
         prepare("bells", tmp_path / "out", {"lines": 5})
     assert (tmp_path / "out/parts/00000.json").exists()
     prepare("bells", tmp_path / "out", {"lines": 5}, overwrite=True)
