@@ -5,6 +5,7 @@ from itertools import chain
 import pytest
 import torch
 
+from audiollm.inference import pick_device
 from audiollm.models import attention, varlen
 from audiollm.models.attention import PADDING, PackedClips, block_attention
 from audiollm.models.encoders import clips
@@ -94,6 +95,12 @@ def test_on_the_cpu_there_is_no_kernel():
     with torch.autocast("cpu", torch.bfloat16):
         assert not varlen.takes_runs(query, value) and varlen.computes_in(query) == torch.bfloat16
     assert varlen.computes_in(query) == torch.float32
+
+
+def test_sdpa_goes_without_cudnn_where_a_device_is_picked():
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    pick_device("cpu")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.gpu
