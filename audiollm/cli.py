@@ -179,8 +179,7 @@ def convert(
     rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows in any format that is read.")],
     to: Annotated[str, typer.Option(metavar="FORMAT", help="rows, ms-swift, llama-factory, nvidia, ltu or openai.")],
     out: Annotated[
-        Path | None,
-        typer.Option(dir_okay=False, help="File; the rows' name with the format in it if not said."),
+        Path | None, typer.Option(dir_okay=False, help="File; the rows' name with the format in it if not said.")
     ] = None,
     from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
 ) -> None:
@@ -204,9 +203,9 @@ def convert(
 @command
 def check(
     rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows in any format that is read.")],
-    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for clean, quarantine and noticed.jsonl.")] = Path(
-        "checked"
-    ),
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for clean.jsonl, quarantine.jsonl and noticed.jsonl.")
+    ] = Path("checked"),
     headers: Annotated[bool, typer.Option("--headers", help="Open recordings without decoding them.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Check the first so many rows.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
@@ -346,8 +345,7 @@ def join(
     rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows in any format that is read.")],
     recordings: Annotated[list[Path], typer.Option(help="Folder with recordings; may be given several times.")],
     out: Annotated[
-        Path,
-        typer.Option(file_okay=False, help="Folder for joined, missing, ambiguous and broken.jsonl."),
+        Path, typer.Option(file_okay=False, help="Folder for joined, missing, ambiguous and broken.jsonl.")
     ] = Path("joined"),
     from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
     question: Annotated[str | None, typer.Option(help="What tables without questions ask.")] = None,
