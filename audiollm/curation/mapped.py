@@ -93,8 +93,8 @@ def read_map(text: str) -> MapSettings:
         raise ValueError(f"{where}: {first_of(error)}") from None
     if settings.question is None and settings.task not in tasks():
         raise ValueError(
-            f"{where}: no phrasings for the task {settings.task!r}; {nearest(settings.task, tasks())}, or name the "
-            "column of the question"
+            f"{where}: no phrasings for the task {settings.task!r}; {nearest(settings.task, tasks())}; or name the "
+            "column of the question: question=COLUMN"
         )
     return settings
 

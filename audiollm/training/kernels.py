@@ -37,14 +37,22 @@ def prepare_attention(language_model: Any, wanted: str | None, *, shares_audio: 
         )
 
 
+def require_liger() -> None:
+    """ValueError, with the way out, where Liger's kernels are not installed."""
+    if importlib.util.find_spec("liger_kernel") is None:
+        raise ValueError(
+            "trainer.use_liger_kernel needs the package liger-kernel; install it, or leave the key out: "
+            "pip install 'audiollm[liger]'"
+        )
+
+
 def apply_liger(language_model: Any, settings: Mapping[str, bool] | None) -> None:
     """Liger's norms, rotary embeddings and feed-forward layers in the language model; ValueError where it has none.
 
     Its losses are left out: the model computes its own, at the supervised positions alone. They belong to a causal
     model besides, and would take the place of the forward of the one that is inside ours.
     """
-    if importlib.util.find_spec("liger_kernel") is None:
-        raise ValueError("trainer.use_liger_kernel needs the package liger-kernel; install it, or leave the key out")
+    require_liger()
     from liger_kernel.transformers import monkey_patch
 
     kind = language_model.config.model_type

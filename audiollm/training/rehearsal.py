@@ -66,7 +66,7 @@ def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False)
     console.print(settings_table(recipe))
     try:
         require_libraries(recipe)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         console.print(f"training here: {error}")
     unmade = [c for c in recipe.prepare if not Path(recipe.prepared_folder(c)).is_dir()]
     if unmade:

@@ -11,6 +11,7 @@ from audiollm.models.locate import unreachable
 from audiollm.models.quantize import check_scheme, require_bitsandbytes
 from audiollm.models.settings import nearest
 from audiollm.recipe import Recipe
+from audiollm.training.kernels import require_liger
 from audiollm.training.memory import needs_bitsandbytes
 
 
@@ -27,12 +28,14 @@ class Sharding(NamedTuple):
 
 
 def require_libraries(recipe: Recipe) -> None:
-    """ImportError, with the way out, if the recipe wants bitsandbytes and it is not installed."""
+    """ImportError or ValueError, with the way out, if the recipe wants bitsandbytes or Liger and has them not."""
     check_scheme(recipe.model.quantize if recipe.model.llm is None else recipe.model.llm.quantize)
     for stage in recipe.stages.values():
         optimizer = str(stage.trainer.get("optim", ""))
         if needs_bitsandbytes(optimizer):
             require_bitsandbytes(f"trainer.optim={optimizer}")
+        if stage.trainer.get("use_liger_kernel"):
+            require_liger()
 
 
 def require_parts(recipe: Recipe) -> None:

@@ -1586,6 +1586,11 @@ def test_liger_kernels_are_put_into_the_language_model_alone_and_leave_the_loss_
     only = {"only": stage(corpus, ["connector"], {"language_modeling": 1}, rows="eight", trainer=trainer)}
     with pytest.raises(ValueError, match="use_liger_kernel needs the package liger-kernel; install it, or leave"):
         run_recipe(recipe_of(tmp_path / "missing", corpus, only))
+    plain = stage(corpus, ["connector"], {"language_modeling": 1}, rows="eight", trainer={"max_steps": 1})
+    later = recipe_of(tmp_path / "later", corpus, {"first": plain, **only})
+    with pytest.raises(ValueError, match=r"pip install 'audiollm\[liger\]'"):
+        run_recipe(later)
+    assert not (tmp_path / "later" / "first").exists()  # said before any stage trains
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     run_recipe(recipe_of(tmp_path / "there", corpus, only))
