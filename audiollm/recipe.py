@@ -355,7 +355,7 @@ class DataSettings(Settings):
     cache_features: bool = False
     """Whether what a frozen encoder gives is kept on disk (bfloat16): each clip is encoded once for all stages."""
     augment: AugmentSettings | None = None
-    """Noise, rooms, speed, levels ... on the sound of training, drawn anew in each epoch, by the seed."""
+    """Noise, rooms, speed, levels, stripes ... on the sound of training, drawn anew in each epoch, by the seed."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Stop where more of the rows, or of the recordings heard, cannot be used; RUN/quarantine.jsonl lists them."""
     supervise: Literal["last", "all"] = "last"
@@ -368,8 +368,6 @@ class DataSettings(Settings):
             raise ValueError("validation rows are read whole, in their order; `stream` is for `train`")
         if self.temperature not in (None, 1) and len(self.train) == 1:
             raise ValueError("`temperature` evens several sources out, and `train` has one")
-        if self.augment and self.augment.spec_augment.probability:
-            raise ValueError("`spec_augment` masks spectrograms, and encoders here are given waveforms; leave it out")
         if self.augment and self.cache_features:
             raise ValueError("`cache_features` keeps what is heard, and `augment` changes it each time; leave one out")
         if self.num_samples and not streamed:

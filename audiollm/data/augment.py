@@ -1,4 +1,4 @@
-"""Augmentation: noise, gain, speed, reverberation, silence, a second clip, and masks on log-mel frames.
+"""Augmentation: noise, gain, speed, reverberation, silence, a second clip, and stripes taken out of the spectrogram.
 
 Each function takes float32 samples [L] in [-1, 1] and explicit numbers or a numpy Generator, and returns new samples of
 that kind; none writes to what it is given. Where a mixture would go beyond [-1, 1], all of it is made quieter, so that
@@ -8,7 +8,7 @@ ratios hold. Silent clips, which no ratio fits, are refused by the functions and
 worker, the rank or a resume, and turning on one augmentation does not change what another draws. The same bits need the
 same releases of numpy and soxr on the same kind of processor.
 Not here: decoding (audio.py), who calls it and with which seed, frames that are already encoded (data/features.py).
-Shapes: L samples, M samples of another clip, T frames, F mel bins.
+Shapes: L samples, M samples of another clip.
 """
 
 import difflib
@@ -16,19 +16,15 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from audiollm.audio import resample
 
-if TYPE_CHECKING:  # recipes are read without torch, which takes seconds to import
-    from torch import Tensor
-
 Overload = Literal["limit", "clip"]
 Range = tuple[float, float]
-Frames = TypeVar("Frames", "Tensor", np.ndarray)
 
 SNR_DB: Range = (-60.0, 120.0)
 GAIN_DB: Range = (-120.0, 120.0)
@@ -44,6 +40,9 @@ PINK_PERIOD = 1 << 20
 """Samples after which pink noise repeats (65 s at 16 kHz), so that memory does not follow the clip."""
 SPEED_STEPS = 100_000
 """A speed is a whole number of these, because rates are whole numbers."""
+MEL_BANDS = 80
+FRAME_S = 0.01
+"""What widths of stripes count: bands of equal width on the mel scale, frames in time, as most encoders have them."""
 
 
 # ---- sound -----------------------------------------------------------------------------------------------------------
@@ -233,11 +232,12 @@ def _rate(rate: int) -> int:
     return int(_number("the rate", rate, RATE_HZ, " Hz"))
 
 
-# ---- log-mel frames --------------------------------------------------------------------------------------------------
+# ---- stripes of the spectrogram --------------------------------------------------------------------------------------
 
 
 def spec_augment(
-    log_mel_TF: Frames,
+    samples: np.ndarray,
+    rate: int,
     rng: np.random.Generator,
     *,
     frequency_masks: int = 2,
@@ -245,36 +245,33 @@ def spec_augment(
     time_masks: int = 2,
     time_width: int = 100,
     time_fraction: float = 0.2,
-    fill: float | None = None,
-) -> Frames:
-    """Frames [T, F] of floats with stripes set to `fill` (None: the mean of all frames), the rest bit for bit.
+) -> np.ndarray:
+    """Samples without stripes of their spectrogram: SpecAugment (Park et al. 2019, arXiv:1904.08779) for any encoder.
 
-    Each mask is 0 to `frequency_width` bins or 0 to min(`time_width`, `time_fraction` * T) frames wide, and may lie on
-    another; widths and places are drawn evenly (Park et al. 2019, arXiv:1904.08779).
+    A stripe of frequencies is 0 to `frequency_width` of the MEL_BANDS bands, taken out of the whole clip; a stripe of
+    time is 0 to min(`time_width` frames of 10 ms, `time_fraction` of the clip), silent. Widths and places are drawn
+    evenly, and stripes may lie on each other. Encoders find the floor of their spectrogram there, not its mean.
     """
-    masked: Any
-    if isinstance(log_mel_TF, np.ndarray):
-        masked, is_float = log_mel_TF.copy(), log_mel_TF.dtype.kind == "f"
-    else:
-        masked, is_float = log_mel_TF.clone(), log_mel_TF.is_floating_point()
-    if log_mel_TF.ndim != 2 or not is_float:
-        raise ValueError(f"log-mel frames must be floats [T, F], and are {log_mel_TF.dtype} {list(log_mel_TF.shape)}")
-    num_frames, num_bins = masked.shape
-    if not num_frames or not num_bins:
-        return masked
-    value = _mean(log_mel_TF) if fill is None else fill
-    if not math.isfinite(value):
-        raise ValueError(f"masked frames would become {value}; give a finite `fill`, or frames that are finite")
-    widest = min(time_width, math.floor(time_fraction * num_frames))
-    for begin, end in _stripes(rng, frequency_masks, frequency_width, num_bins):
-        masked[:, begin:end] = value
-    for begin, end in _stripes(rng, time_masks, widest, num_frames):
-        masked[begin:end] = value
-    return masked
+    found = _checked(samples).copy()
+    edges_hz = mel_edges_hz(_rate(rate))
+    bands = _stripes(rng, frequency_masks, frequency_width, MEL_BANDS)
+    if any(begin < end for begin, end in bands):
+        spectrum = np.fft.rfft(found)
+        bins_hz = np.fft.rfftfreq(len(found), 1 / rate)
+        for begin, end in bands:
+            first, last = np.searchsorted(bins_hz, edges_hz[[begin, end]])
+            spectrum[first : last + (end == MEL_BANDS)] = 0.0
+        found = _limited(np.fft.irfft(spectrum, len(found)))
+    widest_s = min(time_width * FRAME_S, time_fraction * len(found) / rate)
+    for begin, end in _stripes(rng, time_masks, round(widest_s * rate), len(found)):
+        found[begin:end] = 0.0
+    return found
 
 
-def _mean(values: "Tensor | np.ndarray") -> float:
-    return float(values.float().mean()) if not isinstance(values, np.ndarray) else float(values.mean(dtype=np.float64))
+def mel_edges_hz(rate: int) -> np.ndarray:
+    """The edges [MEL_BANDS + 1] of bands that are equally wide on the mel scale, from 0 to half of the rate."""
+    mels = np.linspace(0.0, 2595.0 * np.log10(1.0 + rate / 2 / 700.0), MEL_BANDS + 1)
+    return np.asarray(700.0 * (10.0 ** (mels / 2595.0) - 1.0))
 
 
 def _stripes(rng: np.random.Generator, count: int, widest: int, size: int) -> list[tuple[int, int]]:
@@ -393,18 +390,18 @@ class OverlapSettings(_Rule):
 
 
 class SpecAugmentSettings(_Rule):
-    """Stripes on log-mel frames (Park et al. 2019)."""
+    """Stripes of the spectrogram that are not heard (Park et al. 2019)."""
 
     frequency_masks: Count = 2
-    """Number of stripes of mel bins."""
+    """Number of stripes of frequencies."""
     frequency_width: Count = 27
-    """Mel bins of a stripe at most."""
+    """Width of such a stripe at most, in bands of which 80 make the mel scale."""
     time_masks: Count = 2
-    """Number of stripes of frames."""
+    """Number of stripes of time."""
     time_width: Count = 100
-    """Frames of a stripe at most."""
+    """Length of such a stripe at most, in frames of 10 ms."""
     time_fraction: Share = 0.2
-    """Share of the clip's frames that a stripe takes at most."""
+    """Share of the clip that it takes at most."""
 
 
 class AugmentSettings(_Closed):
@@ -423,7 +420,7 @@ class AugmentSettings(_Closed):
     silence: SilenceSettings = SilenceSettings()
     """Then silence before and after."""
     spec_augment: SpecAugmentSettings = SpecAugmentSettings()
-    """On spectrograms, at last: masks."""
+    """At last, stripes of the spectrogram are taken out."""
     noises: str | None = None
     """Folder of noises, for `noise: {kinds: [recorded]}`; who calls `augment` reads them."""
     responses: str | None = None
@@ -456,7 +453,7 @@ def augment(
 
     `seed_parts` are (seed, epoch, id of row or clip): nothing else decides, but for the clips given, in their order.
     What needs a level leaves a silent clip, or a silent cut of a noise or another clip, alone and is not named. Where
-    nothing is applied, the samples themselves are returned. SpecAugment is not applied here: see `augment_log_mel`.
+    nothing is applied, the samples themselves are returned.
     ValueError if the settings ask for recorded clips and none are given.
     """
     material = Material(noises, responses, others)
@@ -470,16 +467,6 @@ def augment(
             samples = changed
             applied.append(name)
     return samples, applied
-
-
-def augment_log_mel(
-    log_mel_TF: Frames, settings: AugmentSettings, seed_parts: Sequence[str | int]
-) -> tuple[Frames, list[str]]:
-    """SpecAugment on frames [T, F], drawn like `augment`."""
-    rule, rng = settings.spec_augment, generator(seed_parts, "spec_augment")
-    if rng.random() >= rule.probability:
-        return log_mel_TF, []
-    return spec_augment(log_mel_TF, rng, **rule.model_dump(exclude={"probability"})), ["spec_augment"]
 
 
 def check_material(settings: AugmentSettings, material: Material) -> None:
@@ -564,6 +551,9 @@ STEPS: dict[str, Step] = {
     "gain": lambda samples, rate, rule, rng, _: gain(samples, rng.uniform(*rule.gain_db), rule.overload),
     "silence": lambda samples, rate, rule, rng, _: add_silence(
         samples, rate, rng.uniform(*rule.before_s), rng.uniform(*rule.after_s)
+    ),
+    "spec_augment": lambda samples, rate, rule, rng, _: spec_augment(
+        samples, rate, rng, **rule.model_dump(exclude={"probability"})
     ),
 }
 """Name -> what it does; None where it does not apply. The order is that of AugmentSettings."""

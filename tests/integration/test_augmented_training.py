@@ -86,7 +86,6 @@ def test_lengths_are_measured_for_the_longest_that_a_clip_may_become(corpus, tmp
         ({"augment": {"gian": {}}}, r"augment: 'gian' is not a setting here; did you mean 'gain'"),
         ({"augment": {"overlap": {"probability": 1.0}}}, "overlap needs other clips, and none are given"),
         ({"augment": {"noises": "nowhere", "noise": {"probability": 1.0}}}, "noises is nowhere, in which there is no"),
-        ({"augment": {"spec_augment": {"probability": 0.5}}}, "`spec_augment` masks spectrograms"),
     ],
 )
 def test_augmentation_that_cannot_be_is_told_with_its_key(corpus, tmp_path, data, told):  # noqa: F811
