@@ -5,7 +5,7 @@
     Index(prints)       looks clips up by quarters of their bits, then compares bit by bit
     find_overlap(...)   the pairs of clips; within one set, pairs of its own
 
-The indexed set (evaluation) is in memory, about 10 kB for 10 s of sound; the other stays on disk and passes by.
+The indexed set (evaluation) is in memory, about 15 kB for 10 s of sound; the other stays on disk and passes by.
 Nothing depends on the order of rows or the number of processes. Not here: the fingerprint itself (fingerprint.py).
 """
 
@@ -42,17 +42,17 @@ from audiollm.curation.fingerprint import (
 )
 from audiollm.data.sources import Problems, load_rows
 
-MOST_ERRORS = 0.05
-"""Share of strong bits that may differ between two clips that sound the same."""
-SURE_ERRORS = 0.01
-"""So few are a match even where a clip repeats itself."""
-SELF_SHARE = 0.15
-"""What repeats itself matches with at most this share of the errors that it has against itself at another time."""
-SELF_LAG = 19  # frames: 0.38 s, from where on two frames share no samples
-SELF_FRAMES = 1_500  # frames of a clip that are compared with each other: 30 s
-QUARTER_BITS, QUARTERS, APART = 8, 4, 6  # a key is 8 neighbouring bits at 4 frames, 120 ms apart
+EXACT_ERRORS, EXACT_DIFFERING = 0.003, 0.04
+"""A copy differs in at most this share of the bits that are strong in both, and in that of those that are in either.
+The same tune played again by the same instrument differs in more."""
+MOST_ERRORS, SELF_SHARE, LIKE_S = 0.05, 0.15, 2.0
+"""What was distorted differs by more: up to this share of the bits that are strong in both, and up to this share of the
+errors that either clip has against itself at another time; then it takes more seconds."""
+SELF_LAG = 38  # frames: 0.38 s, from where on two frames share no samples
+SELF_FRAMES = 3_000  # frames of a clip that are compared with each other: 30 s
+QUARTER_BITS, QUARTERS, APART = 8, 4, 12  # a key is 8 neighbouring bits at 4 frames, 120 ms apart
 KEY_STRONG = 8  # strong bits that make a key worth looking up
-KEY_STEP = 2  # every second frame is indexed, every one is looked up
+KEY_STEP = 4  # every fourth frame is indexed, every one is looked up
 COMMON = 1_000  # a key of more frames than this tells little: it is passed over, and counted
 OFFSETS = 3  # those with most keys in common are compared
 CLIPS_AT_ONCE = 32
@@ -286,7 +286,8 @@ class Match(NamedTuple):
     clip: int
     offset_s: float  # when the query begins in it
     shared_s: float
-    errors: float  # share of the strong bits that differ
+    errors: float  # share of the bits that are strong in both and differ
+    differing: float  # share of the bits that are strong in either and differ
 
 
 class Index:
@@ -303,8 +304,8 @@ class Index:
         found = []
         for clip in range(len(self.prints)):
             keys, frames = keys_of(self.prints[clip], quarter)
-            even = frames % KEY_STEP == 0
-            found.append((keys[even], frames[even] + self.prints.starts[clip]))
+            kept = frames % KEY_STEP == 0
+            found.append((keys[kept], frames[kept] + self.prints.starts[clip]))
         keys = np.concatenate([np.empty(0, np.uint32), *(keys for keys, _ in found)])
         frames = np.concatenate([np.empty(0, np.int64), *(frames for _, frames in found)])
         order = np.argsort(keys, kind="stable")
@@ -316,7 +317,7 @@ class Index:
         for clip, offsets in self._candidates(query).items():
             near = {offset + step for offset in offsets for step in (-1, 0, 1)}
             best = min((self._compared(query, clip, offset) for offset in sorted(near)), key=lambda match: match.errors)
-            if best.errors <= MOST_ERRORS and best.errors <= self._most_errors(query, clip):
+            if is_copy(best) or self._is_distorted(best, query):
                 matches.append(best)
         return sorted(matches)
 
@@ -347,13 +348,21 @@ class Index:
         """How well a query fits a clip at an offset; too little in common counts as all wrong."""
         other = self.prints[clip]
         begin, end = max(0, -offset), min(len(query.bits), len(other.bits) - offset)
-        errors = 1.0
+        found = Differing(1.0, 1.0)
         if end - begin >= MIN_FRAMES:
-            errors = differing(query, other, begin, begin + offset, end - begin)
-        return Match(clip, round(offset * HOP_S, 2), round((end - begin) * HOP_S, 2), errors)
+            found = differing(query, other, begin, begin + offset, end - begin)
+        return Match(clip, round(offset * HOP_S, 2), round((end - begin) * HOP_S, 2), *found)
 
-    def _most_errors(self, query: Fingerprint, clip: int) -> float:
-        return max(SURE_ERRORS, SELF_SHARE * min(self_errors(query), self_errors(self.prints[clip])))
+    def _is_distorted(self, match: Match, query: Fingerprint) -> bool:
+        """Whether a match that is no copy is one nonetheless: what repeats itself is like others of its kind, too."""
+        if match.errors > MOST_ERRORS or match.shared_s < LIKE_S:
+            return False
+        return match.errors <= SELF_SHARE * min(self_errors(query), self_errors(self.prints[match.clip]))
+
+
+def is_copy(match: Match) -> bool:
+    """Whether two clips differ by no more than a codec, a shift or a level makes them."""
+    return match.errors <= EXACT_ERRORS and match.differing <= EXACT_DIFFERING
 
 
 def keys_of(found: Fingerprint, quarter: int) -> tuple[np.ndarray, np.ndarray]:
@@ -374,13 +383,25 @@ def keys_of(found: Fingerprint, quarter: int) -> tuple[np.ndarray, np.ndarray]:
     return keys[frames], frames
 
 
-def differing(one: Fingerprint, other: Fingerprint, begin: int, other_begin: int, frames: int) -> float:
-    """Share of differing bits among those that are strong in both; 1 where these are too few."""
+class Differing(NamedTuple):
+    """Shares of the bits that differ: of those that are strong in both clips, and of those that are in either."""
+
+    in_both: float
+    in_either: float
+
+
+def differing(one: Fingerprint, other: Fingerprint, begin: int, other_begin: int, frames: int) -> Differing:
+    """How two clips differ over some frames; by 1 where too few bits are strong in both."""
     mine, theirs = slice(begin, begin + frames), slice(other_begin, other_begin + frames)
-    strong = one.strong[mine] & other.strong[theirs]
-    total = int(np.bitwise_count(strong).sum(dtype=np.int64))
-    wrong = int(np.bitwise_count((one.bits[mine] ^ other.bits[theirs]) & strong).sum(dtype=np.int64))
-    return wrong / total if total >= MIN_STRONG else 1.0
+    unequal = one.bits[mine] ^ other.bits[theirs]
+    both, either = one.strong[mine] & other.strong[theirs], one.strong[mine] | other.strong[theirs]
+    if _count(both) < MIN_STRONG:
+        return Differing(1.0, 1.0)
+    return Differing(_count(both & unequal) / _count(both), _count(either & unequal) / _count(either))
+
+
+def _count(bits: np.ndarray) -> int:
+    return int(np.bitwise_count(bits).sum(dtype=np.int64))
 
 
 def self_errors(found: Fingerprint) -> float:
@@ -396,7 +417,7 @@ def self_errors(found: Fingerprint) -> float:
 def _self_errors(bits: bytes, strong: bytes) -> float:
     found = Fingerprint(np.frombuffer(bits, np.uint32), np.frombuffer(strong, np.uint32))
     lags = range(SELF_LAG, len(found.bits) - MIN_FRAMES + 1)
-    return min((differing(found, found, 0, lag, len(found.bits) - lag) for lag in lags), default=1.0)
+    return min((differing(found, found, 0, lag, len(found.bits) - lag).in_both for lag in lags), default=1.0)
 
 
 # ---- pairs -----------------------------------------------------------------------------------------------------------
@@ -427,7 +448,7 @@ class Pair:
         line = {"found": list(self.found), "train": self.train.told(), "evaluation": self.evaluation.told()}
         if self.match is None:
             return line
-        _, offset_s, shared_s, errors = self.match
+        _, offset_s, shared_s, errors, _ = self.match
         return line | {"offset_s": offset_s, "shared_s": shared_s, "errors": round(errors, 4)}
 
 
