@@ -601,6 +601,10 @@ class Recipe(Settings):
     """Whether a recording of training that is also asked about under `evaluate` stops the run before it begins.
 
     Recordings are compared by the names of their sources and by sound; `audiollm overlap` lists them."""
+    refuse_duplicates: bool = False
+    """Whether two clips of one recording in training, in one set or two, stop the run before it begins.
+
+    Compared as for `refuse_overlap`; rows that ask about the same clip are none, nor are cuts of one file."""
     prepare: dict[str, Annotated[dict[str, Any], BeforeValidator(lambda options: options or {})]] = Field(default={})
     """Rows that a data converter makes when they are not there yet: converter -> its options."""
     model: ModelSettings

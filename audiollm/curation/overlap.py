@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections import Counter, defaultdict, deque
@@ -41,6 +42,7 @@ from audiollm.curation.fingerprint import (
     reason_against,
 )
 from audiollm.data.sources import Problems, load_rows
+from audiollm.report.figures import counted
 
 EXACT_ERRORS, EXACT_DIFFERING = 0.003, 0.04
 """A copy differs in at most this share of the bits that are strong in both, and in that of those that are in either.
@@ -469,8 +471,8 @@ class Overlap:
         """The counts, a line each."""
         kinds = Counter(kind for pair in self.pairs for kind in pair.found)
         sides = [self.train, *([self.evaluation] if self.evaluation else [])]
-        lines = [f"{side.name}: {side.rows:,} rows, {len(side.clips):,} clips" for side in sides]
-        lines.append(f"overlap: {len(self.pairs):,} pairs of clips; {self._concerned()}")
+        lines = [f"{side.name}: {counted(side.rows, 'row')}, {counted(len(side.clips), 'clip')}" for side in sides]
+        lines.append(f"overlap: {counted(len(self.pairs), 'pair')} of clips; {self._concerned()}")
         for title, of in (("by source", BY_NAME), ("by sound", BY_SOUND)):
             told = ", ".join(f"{kind} {kinds[kind]:,}" for kind in of if kinds[kind])
             lines.append(f"  {title}: {self.count(of):,}" + (f" ({told})" if told else ""))
@@ -482,16 +484,16 @@ class Overlap:
             if side.problems.count:
                 lines.append(f"not compared, of {side.name}: {side.problems.summary()}")
         if self.passed_over:
-            lines.append(f"too common to be looked up: {self.passed_over:,} clips of {self.train.name}")
+            lines.append(f"too common to be looked up: {counted(self.passed_over, 'clip')} of {self.train.name}")
         return "\n".join(lines)
 
     def _concerned(self) -> str:
         first, second = ({id(clip): clip.rows for clip in clips} for clips in self._clips())
         if self.evaluation is None:
-            return f"{sum((first | second).values()):,} rows of {self.train.name}"
+            return f"{counted(sum((first | second).values()), 'row')} of {self.train.name}"
         return (
-            f"{sum(first.values()):,} rows of {self.train.name} "
-            f"and {sum(second.values()):,} rows of {self.evaluation.name}"
+            f"{counted(sum(first.values()), 'row')} of {self.train.name} "
+            f"and {counted(sum(second.values()), 'row')} of {self.evaluation.name}"
         )
 
     def _clips(self) -> tuple[list[Clip], list[Clip]]:
@@ -511,6 +513,7 @@ def find_overlap(train: Any, evaluation: Any = None, *, folder: str | Path, num_
     """What the rows of `train` share with those of `evaluation`, or among themselves where there are none of these.
 
     Both are what `load_rows` takes. folder: where fingerprints are kept. RowError where a set cannot be read.
+    Within one set, cuts of one file are no pair: that they belong together is plain.
     """
     first = read_side(train, "the training set" if evaluation is not None else "the set")
     second = None if evaluation is None else read_side(evaluation, "the evaluation set")
@@ -526,6 +529,7 @@ def find_overlap(train: Any, evaluation: Any = None, *, folder: str | Path, num_
     pairs = [
         Pair(first.clips[here], indexed.clips[there], tuple(sorted(kinds, key=order.index)), kinds.get("sound"))
         for (here, there), kinds in sorted(found.items())
+        if second is not None or not of_one_file(first.clips[here], first.clips[there])
     ]
     return Overlap(first, second, pairs, index.passed_over)
 
@@ -541,6 +545,26 @@ def refuse_overlap(train: Sequence[str], evaluation: Sequence[str], folder: str 
                 f"{len(found.pairs):,} recordings of training are in {against} too, the first in {where}; "
                 "`audiollm overlap` lists them: leave them out, or set refuse_overlap to false"
             )
+
+
+def refuse_duplicates(train: Sequence[str], folder: str | Path) -> None:
+    """ValueError if some rows of training are about different clips of one recording, with the first pair."""
+    found = find_overlap(list(train), folder=folder)
+    if found.pairs:
+        pair = found.pairs[0]
+        where = f"{pair.train.origin} and {pair.evaluation.origin} ({', '.join(pair.found)})"
+        lists = f"`audiollm overlap {shlex.quote(train[0])}` lists"
+        if len(train) > 1:
+            lists = "`audiollm overlap ROWS`, and `--with ROWS` for two files, list"
+        raise ValueError(
+            f"{counted(len(found.pairs), 'pair')} of clips in training come from one recording, the first in {where}; "
+            f"{lists} them: leave them out, or set refuse_duplicates to false"
+        )
+
+
+def of_one_file(one: Clip, other: Clip) -> bool:
+    """Whether two clips are the same file or bytes, or cuts of them."""
+    return one.part.key[:-2] == other.part.key[:-2]
 
 
 def read_side(source: Any, name: str) -> Side:
@@ -576,15 +600,11 @@ def _prints_of(side: Side, folder: Path, num_proc: int) -> Prints:
 
 
 def by_name(first: Sequence[Clip], second: Sequence[Clip]) -> Iterator[tuple[str, int, int]]:
-    """Clips that have a name in common, and which kind of name.
-
-    Within one set, cuts of one file are no pair: that they belong together is plain.
-    """
+    """Clips that have a name in common, and which kind of name."""
     known = _named(second)
     for name, here in _named(first).items():
         if first is second:
-            files = [clip.part.audio for clip in (first[number] for number in here)]
-            yield from ((name[0], here[0], other) for other, file in zip(here, files, strict=True) if file != files[0])
+            yield from ((name[0], here[0], other) for other in here[1:])
         elif name in known:
             yield from ((name[0], *pair) for pair in linked(here, known[name]))
 

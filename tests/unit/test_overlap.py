@@ -8,11 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from audiollm import audio
+from audiollm import audio, cli
 from audiollm.conversation import parse_row
 from audiollm.curation.fingerprint import RATE, Fingerprint, fingerprint, reason_against, strong_bits
-from audiollm.curation.overlap import Index, Overlap, Prints, find_overlap, names_of, self_errors
+from audiollm.curation.overlap import (
+    Index,
+    Overlap,
+    Prints,
+    find_overlap,
+    names_of,
+    refuse_duplicates,
+    self_errors,
+)
 
 MADE_RATE = 16_000
 
@@ -175,7 +184,62 @@ def test_near_duplicates_within_a_set(tmp_path):
     rows = [raw(str(n), flac(scene(n))) for n in range(4)] + [raw("part", flac(scene(2)[20_000:70_000]))]
     found = find_overlap(rows, folder=tmp_path)
     assert [set(pair[:2]) for pair in ids(found)] == [{"2", "part"}]
-    assert "1 pairs of clips; 2 rows of the set" in found.summary()
+    assert "1 pair of clips; 2 rows of the set" in found.summary()
+
+
+@pytest.fixture
+def wavs(tmp_path) -> Path:
+    """Four scenes in files, and a second file of the third one: softer, and cut."""
+    for number in range(4):
+        audio.write(tmp_path / f"{number}.wav", scene(number), MADE_RATE)
+    audio.write(tmp_path / "part.wav", scene(2)[20_000:70_000] / 2, MADE_RATE)
+    return tmp_path
+
+
+def rows_file(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def cut(name: str, sound: str, start: float, end: float) -> dict[str, Any]:
+    row = raw(name, sound)
+    row["messages"][0]["content"][0] |= {"start": start, "end": end}
+    return row
+
+
+def test_questions_about_one_clip_and_cuts_of_one_file_are_no_duplicates(wavs):
+    rows = [raw(f"{n}-{ask}", f"{n}.wav", source_id=f"r{n}") for n in range(4) for ask in range(3)]
+    rows += [cut("early", "2.wav", 0.0, 4.0), cut("late", "2.wav", 1.0, 5.5)]
+    refuse_duplicates([rows_file(wavs / "train.jsonl", rows)], wavs / "prints")
+    assert not find_overlap(str(wavs / "train.jsonl"), folder=wavs / "prints").pairs
+
+
+def test_two_clips_of_one_recording_in_training_are_refused_with_number_place_and_way_out(wavs):
+    path = rows_file(wavs / "train.jsonl", [*(raw(str(n), f"{n}.wav") for n in range(4)), raw("part", "part.wav")])
+    with pytest.raises(ValueError) as refused:
+        refuse_duplicates([path], wavs / "prints")
+    told = str(refused.value)
+    assert told.startswith("1 pair of clips in training come from one recording, the first in ")
+    assert f"{path}:3" in told and f"{path}:5" in told and "(sound)" in told
+    assert told.endswith(f"`audiollm overlap {path}` lists them: leave them out, or set refuse_duplicates to false")
+
+
+def test_two_clips_of_one_recording_in_two_files_of_training_are_refused(wavs):
+    paths = [rows_file(wavs / f"{n}.jsonl", [raw(n, f"{n}.wav")]) for n in ("2", "part")]
+    with pytest.raises(ValueError, match="`audiollm overlap ROWS`, and `--with ROWS` for two files, list them"):
+        refuse_duplicates(paths, wavs / "prints")
+    for path in paths:
+        refuse_duplicates([path], wavs / "prints")
+
+
+def test_the_command_fails_for_duplicates_where_it_is_asked_to(wavs):
+    rows = [raw(name, f"{name}.wav") for name in ("0", "2", "part")]
+    path, index = rows_file(wavs / "train.jsonl", rows), ["--index", str(wavs / "prints")]
+    told = CliRunner().invoke(cli.app, ["overlap", path, *index])
+    assert told.exit_code == 0 and "overlap: 1 pair of clips; 2 rows of" in told.stdout
+    assert CliRunner().invoke(cli.app, ["overlap", path, *index, "--refuse"]).exit_code == 1
+    path = rows_file(wavs / "train.jsonl", rows[:2])
+    assert CliRunner().invoke(cli.app, ["overlap", path, *index, "--refuse"]).exit_code == 0
 
 
 def test_order_and_processes_do_not_matter(tmp_path):
