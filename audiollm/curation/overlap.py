@@ -20,7 +20,7 @@ import tempfile
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -564,7 +564,8 @@ def refuse_duplicates(train: Sequence[str], folder: str | Path) -> None:
 
 def of_one_file(one: Clip, other: Clip) -> bool:
     """Whether two clips are the same file or bytes, or cuts of them."""
-    return one.part.key[:-2] == other.part.key[:-2]
+    whole, others = (replace(clip.part, start=None, end=None) for clip in (one, other))
+    return whole.key == others.key
 
 
 def read_side(source: Any, name: str) -> Side:
