@@ -7,7 +7,9 @@ Not here: reading and merging the files (recipe_files.py), the `trainer:` block 
 """
 
 import glob
+import json
 import re
+import shlex
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -729,7 +731,8 @@ def missing_files(recipe: Recipe) -> list[str]:
         if not will_be_made and not glob.glob(path, recursive=True):
             name = Path(path).parent.name
             of_a_set = name in packaged_files("data_prep")
-            way_out = f"; `audiollm prepare {name}` makes it" if of_a_set else ""
+            out = "" if Path(path).parent == Path("data", name) else f" --out {shlex.quote(str(Path(path).parent))}"
+            way_out = f"; `audiollm prepare {name}{out}` makes it" if of_a_set else ""
             told = str(recipe.error(key, f"is {path}, and there is no such file in {Path.cwd()}{way_out}"))
             missing.setdefault(name if of_a_set else key, []).append(told)
     checkpoint = recipe.model.checkpoint
@@ -739,6 +742,13 @@ def missing_files(recipe: Recipe) -> list[str]:
         name: f" ({len(told) - 1} more of its files are asked for)" * (len(told) > 1) for name, told in missing.items()
     }
     return [f"{told[0]}{more[name]}" for name, told in missing.items()]
+
+
+def prepare_command(recipe: Recipe, converter: str) -> str:
+    """The command that makes, into the same folder, what a `prepare` step of the recipe makes."""
+    options = {key: value for key, value in recipe.prepare[converter].items() if key != "out"}
+    words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in options.items()]
+    return shlex.join(["audiollm", "prepare", converter, "--out", recipe.prepared_folder(converter), *words])
 
 
 def require_stage(recipe: Recipe, stage: str | None) -> None:

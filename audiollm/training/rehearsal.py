@@ -31,7 +31,7 @@ from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.towers_parts import pooling_of, text_config_of
 from audiollm.models.towers_processing import AudioTextProcessor
 from audiollm.models.two_towers import AudioTextModel
-from audiollm.recipe import ModelSettings, Recipe, StageSettings, missing_files, require_files
+from audiollm.recipe import ModelSettings, Recipe, StageSettings, missing_files, prepare_command, require_files
 from audiollm.training import memory
 from audiollm.training.memory import GIB, MIB, Load
 from audiollm.training.objectives import build_objective, objectives_of
@@ -70,8 +70,9 @@ def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False)
         console.print(f"training here: {error}")
     unmade = [c for c in recipe.prepare if not Path(recipe.prepared_folder(c)).is_dir()]
     if unmade:
-        names = ", ".join(unmade)
-        console.print(f"{names}: not made yet; `audiollm prepare` makes it, and then a sample is shown here")
+        for name in unmade:
+            told = f"{name}: not made yet; `{prepare_command(recipe, name)}` makes it, and then a sample is shown here"
+            console.print(Text(told), soft_wrap=True)
         require_files(recipe)
         return
     missing = missing_files(recipe)

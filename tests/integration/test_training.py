@@ -803,6 +803,13 @@ def test_a_dry_run_without_the_rows_shows_what_trains_and_then_what_is_missing(c
     assert told.count("memory of a device: ") == 4 and "rows over" not in told
 
 
+def test_a_dry_run_before_the_rows_are_made_gives_the_command_that_makes_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    dry_run(load_recipe("quickstart", ["data=my [sets]"]))
+    command = "audiollm prepare demo --out 'my [sets]/demo'"
+    assert f"demo: not made yet; `{command}" in capsys.readouterr().out
+
+
 def test_a_dry_run_tells_small_memory_in_mib_and_a_recording_without_text_in_seconds(corpus, tmp_path, capsys):
     dry_run(recipe_of(tmp_path, corpus, four_stages(corpus)))
     told = capsys.readouterr().out
