@@ -40,6 +40,7 @@ from audiollm.data.sources import (
     read_jsonl,
     rows_of,
 )
+from audiollm.report.figures import counted
 
 JOINED, MISSING, AMBIGUOUS, BROKEN = "joined.jsonl", "missing.jsonl", "ambiguous.jsonl", "broken.jsonl"
 AS_IT_IS = "as it is"
@@ -338,7 +339,7 @@ class Joined:
 def _line(name: str, counts: Counts) -> str:
     order = (AS_IT_IS, *RULES)
     rules = ", ".join(f"{rule} {counts.rules[rule]:,}" for rule in order if counts.rules[rule])
-    figures = f"{name}: {counts.rows:,} rows, {counts.found:,} found" + (f" ({rules})" if rules else "")
+    figures = f"{name}: {counted(counts.rows, 'row')}, {counts.found:,} found" + (f" ({rules})" if rules else "")
     return f"{figures}, {counts.missing:,} missing, {counts.ambiguous:,} ambiguous, {counts.broken:,} broken"
 
 
