@@ -557,7 +557,7 @@ def refuse_duplicates(train: Sequence[str], folder: str | Path) -> None:
         if len(train) > 1:
             lists = "`audiollm overlap ROWS`, and `--with ROWS` for two files, list"
         raise ValueError(
-            f"{counted(len(found.pairs), 'pair')} of clips in training come from one recording, the first in {where}; "
+            f"training has {counted(len(found.pairs), 'pair')} of clips of one recording, the first in {where}; "
             f"{lists} them: leave them out, or set refuse_duplicates to false"
         )
 

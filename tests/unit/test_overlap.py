@@ -219,7 +219,7 @@ def test_two_clips_of_one_recording_in_training_are_refused_with_number_place_an
     with pytest.raises(ValueError) as refused:
         refuse_duplicates([path], wavs / "prints")
     told = str(refused.value)
-    assert told.startswith("1 pair of clips in training come from one recording, the first in ")
+    assert told.startswith("training has 1 pair of clips of one recording, the first in ")
     assert f"{path}:3" in told and f"{path}:5" in told and "(sound)" in told
     assert told.endswith(f"`audiollm overlap {path}` lists them: leave them out, or set refuse_duplicates to false")
 
