@@ -341,10 +341,11 @@ class DataSettings(Settings):
     batch_tokens: PositiveInt | None = None
     """Tokens (sound and text) up to which clips fill a micro-batch; null takes `per_device_train_batch_size` clips.
 
-    A clip that takes more is a batch of its own. `num_train_epochs` then counts in epochs of the first one's length."""
+    What a teacher reads (`objectives.distillation`) counts too. A clip that takes more is a batch of its own, and
+    `num_train_epochs` then counts in epochs of the first one's length."""
     max_tokens: PositiveInt | None = None
     """Tokens that a row, and the questions of a clip in one sequence, may have; null lets a row have as many as the
-    language model has positions."""
+    language model has positions. What a teacher reads is a sequence of its own, and does not count here."""
     too_long: Literal["refuse", "drop", "split"] = "drop"
     """What becomes of more: stop before training, leave the rows out (they are listed), or first split the questions
     of a clip over several sequences."""

@@ -34,7 +34,7 @@ from audiollm.models.two_towers import AudioTextModel
 from audiollm.recipe import ModelSettings, Recipe, StageSettings, missing_files, require_files
 from audiollm.training import memory
 from audiollm.training.memory import GIB, MIB, Load
-from audiollm.training.objectives import build_objective, objectives_of
+from audiollm.training.objectives import Objective, build_objective
 from audiollm.training.requirements import (
     Sharding,
     refuse_sharded_muon,
@@ -52,6 +52,7 @@ from audiollm.training.stages import (
     recordings_of,
     refuse_frames,
     require_kind,
+    teacher_text_of,
     with_prompts,
 )
 from audiollm.training.trainer import train_sampler
@@ -230,8 +231,8 @@ def describe_stage(
     """What trains, memory, and where the rows are there: steps and a sample with its supervised part marked."""
     prepare_lora(model, stage)
     select_trainable(model, list(stage.train))
-    known = objectives_of(isinstance(model, AudioTextModel))
-    with_text = any(known[objective].needs_text for objective in stage.objectives)
+    objectives = objectives_on_paper(stage, model, processor)
+    with_text = any(objective.needs_text for objective in objectives.values())
     recordings = None
     if data is not None:
         settings = stage.data
@@ -243,6 +244,7 @@ def describe_stage(
             with_text=with_text,
             groups=data.mixture,
             limits=Limits(settings.max_tokens, positions_of(model), settings.too_long),
+            teacher_text=teacher_text_of(objectives),
         )
     if isinstance(processor, NativeProcessor):
         refuse_frames(stage, f"stages.{name}")
@@ -251,7 +253,7 @@ def describe_stage(
         load = None
     else:
         load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, with_text)
-    describe_memory(console, name, stage, model, processor, load, in_bfloat16, "longest" if recordings else "assumed")
+    describe_memory(console, name, stage, model, objectives, load, in_bfloat16, "longest" if recordings else "assumed")
     if data is None or recordings is None:
         return
     if stage.data.measured:
@@ -262,12 +264,21 @@ def describe_stage(
         console.print(sample(data.train[0], recordings, processor))
 
 
+def objectives_on_paper(stage: StageSettings, model: Any, processor: Any) -> dict[str, Objective]:
+    """The stage's objectives by name, without weights."""
+    with torch.device("meta"):
+        return {
+            name: build_objective(name, block.model_dump(), model=model, processor=processor)
+            for name, block in stage.objectives.items()
+        }
+
+
 def describe_memory(
     console: Console,
     name: str,
     stage: StageSettings,
     model: AudioLLMForConditionalGeneration,
-    processor: AudioLLMProcessor,
+    objectives: Mapping[str, Objective],
     load: Load | None,
     in_bfloat16: Collection[str],
     what: str,
@@ -276,13 +287,8 @@ def describe_memory(
 
     Without `load` it is not known what a micro-batch adds.
     """
-    with torch.device("meta"):
-        objectives = torch.nn.ModuleList(
-            build_objective(objective, block.model_dump(), model=model, processor=processor)
-            for objective, block in stage.objectives.items()
-        )
     optim = str(stage.trainer.get("optim", "adamw_torch"))
-    held = memory.held(model, objectives, optim, in_bfloat16, model.config.quantize)
+    held = memory.held(model, torch.nn.ModuleList(objectives.values()), optim, in_bfloat16, model.config.quantize)
     state = sum(one.total for one in held.values())
     batch = int(stage.trainer.get("per_device_train_batch_size", 8))
     activations = None
