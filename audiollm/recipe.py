@@ -10,6 +10,7 @@ import glob
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -34,7 +35,7 @@ from audiollm.data.augment import AugmentSettings
 from audiollm.data.licences import Policy
 from audiollm.models.listening import ListeningSettings
 from audiollm.models.plugins import import_own
-from audiollm.models.settings import Settings, nearest, refuse_unknown
+from audiollm.models.settings import SettingError, Settings, nearest, refuse_unknown
 from audiollm.recipe_files import Layers, RecipeError, read_layers, resolve
 from audiollm.recipe_trainer import MUON, check_trainer, default_learning_rate, trainer_types
 from audiollm.resources import packaged_files
@@ -686,6 +687,14 @@ class Recipe(Settings):
     def error(self, key: str, message: str) -> RecipeError:
         """An error about one key, which names the file and the line where it is written."""
         return RecipeError(f"{self._layers.where_is(tuple(key.split('.')))}: {key} {message}")
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """A setting that does not fit its part, as it is made, becomes an error that names the file and the line."""
+        try:
+            yield
+        except SettingError as error:
+            raise self.error(f"model.{error.key}", error.cause) from error
 
     def prepared_folder(self, converter: str) -> str:
         """The folder that a `prepare` step fills: its option `out`, or one of the converter's name under `data`."""

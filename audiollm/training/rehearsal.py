@@ -76,7 +76,8 @@ def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False)
         require_files(recipe)
         return
     missing = missing_files(recipe)
-    model, processor = on_paper(recipe)
+    with recipe.placed():
+        model, processor = on_paper(recipe)
     done = RunFolder.open(recipe.output).stages
     if sharding.option:
         console.print(f"memory is that of a device that holds everything: what {sharding.option} spreads is in it")

@@ -258,7 +258,8 @@ def run_recipe(
                 continue
             before = names[: names.index(name)]
             if built is None:
-                built = start_model(recipe, run, before)
+                with recipe.placed():
+                    built = start_model(recipe, run, before)
                 refuse_sharded_bits(built.model.config.quantize, sharding)
                 attend(built, recipe)
             built = train_stage(recipe, name, built, data[name], run, sounds, started, sharding, sample=sample)
