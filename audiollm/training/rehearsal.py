@@ -1,4 +1,4 @@
-"""What a recipe would do, without training: every setting and its origin, what trains, a sample, memory and steps.
+"""What a recipe would do, without training: what trains, memory, steps and a sample; then who said which setting.
 
 No weights are loaded: the model is built on torch's meta device from configs alone.
 """
@@ -59,12 +59,18 @@ from audiollm.training.trainer import train_sampler
 
 
 def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False) -> None:
-    """Print what training this recipe would do; ValueError for what would stop it."""
+    """Print what training this recipe would do, and what it says; ValueError for what would stop it."""
     sharding = Sharding(deepspeed, fsdp)
     refuse_sharded_muon(recipe, list(recipe.stages), sharding)
     refuse_sharded_towers(recipe, sharding)
     console = Console(width=None if sys.stdout.isatty() else 160)
+    rehearse(console, recipe, sharding)
     console.print(settings_table(recipe))
+    require_files(recipe)
+
+
+def rehearse(console: Console, recipe: Recipe, sharding: Sharding) -> None:
+    """Print what each stage would do; of rows that are not there, nothing."""
     try:
         require_libraries(recipe)
     except (ImportError, ValueError) as error:
@@ -73,7 +79,6 @@ def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False)
     if unmade:
         names = ", ".join(unmade)
         console.print(f"{names}: not made yet; `audiollm prepare` makes it, and then a sample is shown here")
-        require_files(recipe)
         return
     missing = missing_files(recipe)
     with recipe.placed():
@@ -89,16 +94,16 @@ def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False)
         if data is not None and name not in done:
             check_licences(recipe, name, data)
         describe_stage(console, name, stage, model, data, processor, bases)
-    require_files(recipe)
 
 
 def settings_table(recipe: Recipe) -> Table:
-    """Every setting, its value, and who said it."""
-    table = Table(Column("setting", no_wrap=True), "value", "from", title=f"recipe {recipe.name}")
-    for key, value in recipe.values.items():
-        origin = recipe.provenance[key]
-        cells = [Text(text, overflow="fold") for text in (key, str(value), origin)]
-        table.add_row(*cells, style="dim" if origin == "default" else "")
+    """Every setting that somebody said, its value, and who that was; how many others there are."""
+    said = {key: origin for key, origin in recipe.provenance.items() if origin != "default"}
+    others = f"{len(recipe.values) - len(said)} more are at their defaults, which `audiollm schema` tells"
+    columns = (Column("setting", no_wrap=True), "value", "from")
+    table = Table(*columns, title=f"settings of recipe {recipe.name}", caption=others)
+    for key, origin in said.items():
+        table.add_row(*(Text(text, overflow="fold") for text in (key, str(recipe.values[key]), origin)))
     return table
 
 

@@ -803,6 +803,17 @@ def test_a_dry_run_without_the_rows_shows_what_trains_and_then_what_is_missing(c
     assert told.count("memory of a device: ") == 4 and "rows over" not in told
 
 
+def test_a_dry_run_tells_the_plan_first_and_then_the_settings_that_somebody_said(corpus, tmp_path, capsys):
+    recipe = recipe_of(tmp_path, corpus, four_stages(corpus), "seed=3")
+    dry_run(recipe)
+    plan, _, settings = capsys.readouterr().out.partition("settings of recipe tones")
+    assert plan.count("memory of a device: ") == plan.count("recordings; ") == 4 and "rows over" not in settings
+    told = re.findall(r"^│ (\S+) +│ .* │ (recipe|command line\S*|default)", settings, re.MULTILINE)
+    said = {key for key, origin in recipe.provenance.items() if origin != "default"}
+    assert {key for key, _ in told} == said and ("seed", "command line") in told
+    assert f"{len(recipe.values) - len(said)} more are at their defaults, which `audiollm schema` tells" in settings
+
+
 def test_a_dry_run_tells_small_memory_in_mib_and_a_recording_without_text_in_seconds(corpus, tmp_path, capsys):
     dry_run(recipe_of(tmp_path, corpus, four_stages(corpus)))
     told = capsys.readouterr().out
