@@ -2,8 +2,9 @@
 
   held          weights, and for what trains a gradient and the optimizer's state, all part by part
   kept          what the forward pass keeps for the backward pass, by token (`kept_by_layer` says what that is); with
-                activations computed again that is what goes into each layer
-  worked with   a layer in the backward pass, or a chunk of logits; a quantised layer's weight in bfloat16
+                activations computed again that is what goes into each layer; of a connector see paper.py
+  worked with   a layer in the backward pass, what a teacher reads, or a chunk of logits; a quantised layer's weight in
+                bfloat16
 
 Attention clip by clip keeps no matrix of tokens by tokens. CUDA's own share is in CARDS_GIB. Not here: several devices.
 """
@@ -21,9 +22,11 @@ from audiollm.data.dataset import Recordings, num_samples
 from audiollm.models.chunked_loss import CHUNK_VALUES
 from audiollm.models.encoders import SideBySide
 from audiollm.models.freezing import part_of
+from audiollm.models.modeling import connector_between, is_trainable
 from audiollm.models.quantize import can_be_quantized
 from audiollm.recipe_trainer import MUON
 from audiollm.training.muon import matrices
+from audiollm.training.paper import WITH_VALUES, kept_by_connector
 
 GIB, MIB = 2**30, 2**20
 MOST = 8191
@@ -44,6 +47,8 @@ MARGIN = 1.1
 """On what is kept: norms of heads, masks, what is small."""
 LOGIT_BYTES = 16
 """A logit in bfloat16, in float32, its log-probability, and the gradients of them."""
+TAUGHT_BYTES = 32
+"""The same of a student and its teacher: the teacher's log-probability, both sides' logits divided, the divergence."""
 
 
 def needs_bitsandbytes(optim: str) -> bool:
@@ -70,12 +75,16 @@ class Held:
 
 @dataclass(frozen=True)
 class Load:
-    """What the heaviest recording of a stage brings: tokens in its sequence, supervised ones, and encoder frames."""
+    """What the heaviest recording of a stage brings: tokens in its sequence, supervised ones, and encoder frames.
+
+    `read`: tokens of what a teacher reads in its place.
+    """
 
     tokens: int
     supervised: int
     frames: int
     seconds: float
+    read: int = 0
 
 
 def held(
@@ -168,19 +177,20 @@ def kept_by_layer(module: Any, size: int, *, casts: bool, keeps_inputs: bool = F
 
 @dataclass(frozen=True)
 class Activations:
-    """What a micro-batch takes beside what is held, in bytes: `kept` and `layer` for each of its recordings.
+    """What a micro-batch takes beside what is held, in bytes: `kept`, `layer` and `read` for each of its recordings.
 
-    The most is needed either at the end of the forward pass or in the backward pass of a layer.
+    The most is needed at the end of the forward pass, in the backward pass of a layer, or while a teacher reads.
     """
 
     kept: float
     layer: float
+    read: float
     logits: Callable[[int], float]
     casts: float
     fixed: float
 
     def __call__(self, recordings: int) -> float:
-        most = max(self.logits(recordings) + self.casts, self.layer * recordings)
+        most = max(max(self.logits(recordings), self.read * recordings) + self.casts, self.layer * recordings)
         return self.kept * recordings + self.fixed + most
 
 
@@ -191,6 +201,7 @@ def activations(
     size = 2 if trainer.get("bf16") or trainer.get("fp16") else 4
     again = bool(trainer.get("activation_checkpointing") or trainer.get("gradient_checkpointing"))
     language_model, config = model.model.language_model, model.config.text_config
+    again &= is_trainable(language_model)  # a frozen one stays in evaluation mode, where nothing is computed again
     linears = linear_layers(language_model)
     fused = bool(trainer.get("use_liger_kernel"))
     layer = kept_by_layer(language_model, size, casts=size == 2, keeps_inputs=quantize == "int8", fused=fused)
@@ -203,14 +214,18 @@ def activations(
     chunk = max(CHUNK_VALUES // config.vocab_size, 1)
 
     def logits(recordings: int) -> float:
-        return LOGIT_BYTES * config.vocab_size * min(chunk, load.supervised * recordings)
+        of_each = TAUGHT_BYTES if load.read else LOGIT_BYTES
+        return of_each * config.vocab_size * min(chunk, load.supervised * recordings)
 
     copies = copied(model, size, load, in_bfloat16, quantize)
     fixed = 2 * max(linear.weight.numel() for _, linear in linears) if quantize and load.tokens else 0
     if model.lm_head.weight.requires_grad and load.supervised:
         fixed += 8 * model.lm_head.weight.numel()  # its gradient over the chunks so far, and of this one
     worked_with = load.tokens * layer * (1.5 if again else 0.5)
-    return Activations(MARGIN * kept, MARGIN * worked_with, logits, copies * again, fixed + copies * (not again))
+    of_teacher = load.read * layer  # which keeps nothing: a layer at a time
+    return Activations(
+        MARGIN * kept, MARGIN * worked_with, MARGIN * of_teacher, logits, copies * again, fixed + copies * (not again)
+    )
 
 
 def kept_by_listening(model: Any, size: int, again: bool, load: Load) -> float:
@@ -218,9 +233,24 @@ def kept_by_listening(model: Any, size: int, again: bool, load: Load) -> float:
     encoder = model.model.audio_tower
     hears = any(p.requires_grad for p in encoder.parameters())
     layers = 1 if again or not hears else depth_of(encoder) + 1
-    connector = [layer for _, layer in linear_layers(model.model.connector)]
-    of_connector = size * sum(layer.in_features + layer.out_features for layer in connector)
-    return load.frames * (kept_by_layer(encoder, size, casts=size == 2) * layers + of_connector)
+    of_encoder = load.frames * kept_by_layer(encoder, size, casts=size == 2) * layers
+    return of_encoder + of_connector(model, size, load, hears)
+
+
+def of_connector(model: Any, size: int, load: Load, hears: bool) -> float:
+    """Bytes that the connector keeps of a recording; of one that cannot be run on paper those of its linear layers."""
+    if not load.frames:
+        return 0.0
+    connector, config = model.model.connector, model.config.audio_config.to_dict()
+    trains = any(p.requires_grad for p in connector.parameters())
+    sections = type(model.model.audio_tower).sections(config)
+    try:
+        return kept_by_connector(
+            lambda: connector_between(model.config), load.frames, sections, bf16=size == 2, trains=trains, hears=hears
+        )
+    except WITH_VALUES:
+        layers = [layer for _, layer in linear_layers(connector)]
+        return load.frames * size * sum(layer.in_features + layer.out_features for layer in layers)
 
 
 def copied(model: Any, size: int, load: Load, in_bfloat16: Collection[str], quantize: str | None) -> float:
@@ -254,7 +284,10 @@ def heaviest(recordings: Recordings, model: Any) -> Load:
     a_second = model.config.num_audio_tokens(10 * rate) / 10
 
     def size(number: int) -> float:
-        texts = sum(len(message.text) for row in recordings.groups[number] for message in row.messages)
+        rows = recordings.groups[number]
+        texts = sum(len(message.text) for row in rows for message in row.messages)
+        if recordings.teacher_text is not None:
+            texts += sum(len(getattr(clip, recordings.teacher_text) or "") for clip in rows[0].clips)
         return recordings.seconds(number) * a_second + texts / 4
 
     if isinstance(recordings.groups, list):
@@ -265,14 +298,18 @@ def heaviest(recordings: Recordings, model: Any) -> Load:
     supervised = sum(int((sequence.shift_labels != -100).sum()) for sequence in example.sequences)
     samples = [num_samples(sound) for sound in example.sounds]
     frames = sum(frames_of(model, number) for number in samples)
-    return Load(sum(map(len, example.sequences)), supervised, frames, sum(samples) / rate)
+    read = sum(map(len, example.teacher))
+    return Load(sum(map(len, example.sequences)), supervised, frames, sum(samples) / rate, read)
 
 
-def assumed(model: Any, with_text: bool) -> Load:
-    """A clip of 30 s with 100 tokens of text, half of them supervised: where the rows are not there yet."""
+def assumed(model: Any, with_text: bool, taught: bool = False) -> Load:
+    """A clip of 30 s with 100 tokens of text, half of them supervised: where the rows are not there yet.
+
+    A teacher reads 100 tokens in place of the sound.
+    """
     samples = 30 * model.config.sampling_rate
     tokens = model.config.num_audio_tokens(samples) + 100 if with_text else 0
-    return Load(tokens, 50 if with_text else 0, frames_of(model, samples), 30.0)
+    return Load(tokens, 50 if with_text else 0, frames_of(model, samples), 30.0, 200 if taught else 0)
 
 
 def frames_of(model: Any, samples: int) -> int:

@@ -258,7 +258,8 @@ def describe_stage(
     elif isinstance(model, AudioTextModel):
         load = None
     else:
-        load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, with_text)
+        taught = teacher_text_of(objectives) is not None
+        load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, with_text, taught)
     describe_memory(console, name, stage, model, objectives, load, in_bfloat16, "longest" if recordings else "assumed")
     if data is None or recordings is None:
         return
