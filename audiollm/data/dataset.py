@@ -97,8 +97,9 @@ class Length(NamedTuple):
 
     def of(self, indices: Sequence[int]) -> "Length":
         """With some of the questions."""
-        names = ("branches", "rows", "teacher_branches")
-        return self._replace(**{name: tuple(getattr(self, name)[index] for index in indices) for name in names})
+        every = (self.branches, self.rows, self.teacher_branches)
+        branches, rows, taught = (tuple(tokens[index] for index in indices) for tokens in every)
+        return self._replace(branches=branches, rows=rows, teacher_branches=taught)
 
     def tokens(self, indices: Sequence[int]) -> int:
         """Tokens that some of the questions take, those of a teacher included."""

@@ -23,7 +23,9 @@ from audiollm.models.chunked_loss import CHUNK_VALUES
 from audiollm.models.encoders import SideBySide
 from audiollm.models.freezing import part_of
 from audiollm.models.modeling import connector_between, is_trainable
+from audiollm.models.native.modeling import NativeAudioLLM
 from audiollm.models.quantize import can_be_quantized
+from audiollm.models.two_towers import AudioTextModel
 from audiollm.recipe_trainer import MUON
 from audiollm.training.muon import matrices
 from audiollm.training.paper import WITH_VALUES, kept_by_connector
@@ -33,6 +35,8 @@ MOST = 8191
 """Recordings of a micro-batch above which `largest` does not look."""
 CARDS_GIB = {"24 GB": 22.0, "80 GB": 76.0}
 """What a card has for tensors once the driver, CUDA's context and the allocator's fragments have taken theirs."""
+COMPARED = {"qwen2_audio", "audioflamingo3", "musicflamingo", "glmasr", "granite_speech", "granite_speech_plus"}
+"""Models that transformers has itself whose estimate was compared with what a step takes, their encoder frozen."""
 STATE_BYTES = {
     "sgd": 0, "lomo": 0, "lion_8bit": 1, "paged_lion_8bit": 1, "adamw_torch_4bit": 1, "rmsprop_bnb_8bit": 1,
     "adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "adamw_torch_8bit": 2, "ademamix_8bit": 3,
@@ -47,7 +51,7 @@ MARGIN = 1.1
 """On what is kept: norms of heads, masks, what is small."""
 LOGIT_BYTES = 16
 """A logit in bfloat16, in float32, its log-probability, and the gradients of them."""
-TAUGHT_BYTES = 32
+TAUGHT_BYTES = 24
 """The same of a student and its teacher: the teacher's log-probability, both sides' logits divided, the divergence."""
 
 
@@ -230,10 +234,12 @@ def activations(
 
 def kept_by_listening(model: Any, size: int, again: bool, load: Load) -> float:
     """Bytes that encoder and connector keep of a recording; of a frozen encoder those that one layer works with."""
-    encoder = model.model.audio_tower
+    encoder = model.encoder
     hears = any(p.requires_grad for p in encoder.parameters())
     layers = 1 if again or not hears else depth_of(encoder) + 1
     of_encoder = load.frames * kept_by_layer(encoder, size, casts=size == 2) * layers
+    if isinstance(model, NativeAudioLLM):
+        return of_encoder + load.frames * size * sum(map(of_linears, model.connectors))
     return of_encoder + of_connector(model, size, load, hears)
 
 
@@ -249,8 +255,12 @@ def of_connector(model: Any, size: int, load: Load, hears: bool) -> float:
             lambda: connector_between(model.config), load.frames, sections, bf16=size == 2, trains=trains, hears=hears
         )
     except WITH_VALUES:
-        layers = [layer for _, layer in linear_layers(connector)]
-        return load.frames * size * sum(layer.in_features + layer.out_features for layer in layers)
+        return load.frames * size * of_linears(connector)
+
+
+def of_linears(module: nn.Module) -> int:
+    """Values a frame that go into linear layers, and come out of them."""
+    return sum(layer.in_features + layer.out_features for _, layer in linear_layers(module))
 
 
 def copied(model: Any, size: int, load: Load, in_bfloat16: Collection[str], quantize: str | None) -> float:
@@ -280,8 +290,9 @@ def heaviest(recordings: Recordings, model: Any) -> Load:
 
     Of rows that stay on disk it is the one whose sound is longest, as no other is read.
     """
-    rate = model.config.sampling_rate
-    a_second = model.config.num_audio_tokens(10 * rate) / 10
+    processor: Any = recordings.renderer
+    rate = processor.sampling_rate
+    a_second = processor.num_audio_tokens(10 * rate) / 10
 
     def size(number: int) -> float:
         rows = recordings.groups[number]
@@ -297,24 +308,40 @@ def heaviest(recordings: Recordings, model: Any) -> Load:
     example = recordings[0, heaviest]
     supervised = sum(int((sequence.shift_labels != -100).sum()) for sequence in example.sequences)
     samples = [num_samples(sound) for sound in example.sounds]
-    frames = sum(frames_of(model, number) for number in samples)
+    frames = sum(frames_of(model, processor, number) for number in samples)
     read = sum(map(len, example.teacher))
     return Load(sum(map(len, example.sequences)), supervised, frames, sum(samples) / rate, read)
 
 
-def assumed(model: Any, with_text: bool, taught: bool = False) -> Load:
+def assumed(model: Any, processor: Any, with_text: bool, taught: bool = False) -> Load:
     """A clip of 30 s with 100 tokens of text, half of them supervised: where the rows are not there yet.
 
     A teacher reads 100 tokens in place of the sound.
     """
-    samples = 30 * model.config.sampling_rate
-    tokens = model.config.num_audio_tokens(samples) + 100 if with_text else 0
-    return Load(tokens, 50 if with_text else 0, frames_of(model, samples), 30.0, 200 if taught else 0)
+    samples = 30 * processor.sampling_rate
+    tokens = processor.num_audio_tokens(samples) + 100 if with_text else 0
+    frames = frames_of(model, processor, samples)
+    return Load(tokens, 50 if with_text else 0, frames, 30.0, 200 if taught else 0)
 
 
-def frames_of(model: Any, samples: int) -> int:
-    """Encoder frames of a clip."""
-    return int(type(model.model.audio_tower).num_frames(model.config.audio_config.to_dict(), samples))
+def frames_of(model: Any, processor: Any, samples: int) -> int:
+    """Encoder frames of a clip; of a model that transformers has itself, those of its spectrogram, which are more."""
+    if isinstance(model, NativeAudioLLM):
+        [features] = processor.features([np.zeros(samples, np.float32)])["features"]
+        sound = features["input_features"]
+        return int(sound.numel() // min(sound.shape[-2:]))
+    return int(type(model.encoder).num_frames(model.config.audio_config.to_dict(), samples))
+
+
+def unknown(model: Any) -> str:
+    """What it is for whose sake it is not known what a micro-batch adds; empty where that is known."""
+    if isinstance(model, AudioTextModel):
+        return "two towers"
+    if isinstance(model, NativeAudioLLM) and model.config.native_config.model_type not in COMPARED:
+        return f"a {model.kind.title} model"
+    if isinstance(model, NativeAudioLLM) and is_trainable(model.encoder):
+        return f"the encoder of a {model.kind.title} model, which trains here"
+    return ""
 
 
 def largest(card_gib: float, state: float, activations: Activations) -> int:

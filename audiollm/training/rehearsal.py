@@ -254,12 +254,10 @@ def describe_stage(
         )
     if isinstance(processor, NativeProcessor):
         refuse_frames(stage, f"stages.{name}")
-        load = None
-    elif isinstance(model, AudioTextModel):
-        load = None
-    else:
+    load = None
+    if not memory.unknown(model):
         taught = teacher_text_of(objectives) is not None
-        load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, with_text, taught)
+        load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, processor, with_text, taught)
     describe_memory(console, name, stage, model, objectives, load, in_bfloat16, "longest" if recordings else "assumed")
     if data is None or recordings is None:
         return
@@ -300,12 +298,14 @@ def describe_memory(
     batch = int(stage.trainer.get("per_device_train_batch_size", 8))
     activations = None
     if load is not None:
+        if stage.data.batch_tokens:  # as many of the heaviest as it lets in
+            batch = max(stage.data.batch_tokens // max(load.tokens + load.read, 1), 1)
         activations = memory.activations(model, stage.trainer, load, in_bfloat16, model.config.quantize)
     added = activations(batch) if activations else 0.0
     unit, size_of = ("GiB", GIB) if state + added >= GIB else ("MiB", MIB)
     console.print(held_table(f"stage {name} (memory in {unit})", held, size_of))
     if load is None or activations is None:
-        kind = "two towers" if isinstance(model, AudioTextModel) else "a model that transformers has itself"
+        kind = memory.unknown(model)
         console.print(
             f"memory of a device: {state / size_of:.2f} {unit} held; what a micro-batch adds is not known for {kind}"
         )

@@ -814,6 +814,16 @@ def test_a_dry_run_tells_the_plan_first_and_then_the_settings_that_somebody_said
     assert f"{len(recipe.values) - len(said)} more are at their defaults, which `audiollm schema` tells" in settings
 
 
+def test_a_dry_run_counts_recordings_by_the_budget_of_tokens_and_what_a_teacher_reads(corpus, tmp_path, capsys):
+    told = {}
+    for objective in ("language_modeling", "distillation"):
+        only = stage(corpus, ["connector"], {objective: 1}, data={"batch_tokens": 400})
+        dry_run(recipe_of(tmp_path / objective, corpus, {"only": only}))
+        told[objective] = re.search(r"micro-batch of (\d+) = .* recording: (\d+) tokens", capsys.readouterr().out)
+    counts, tokens = zip(*(map(int, found.groups()) for found in told.values()), strict=True)
+    assert tokens[0] == tokens[1] and counts[0] == 400 // tokens[0] > counts[1] >= 1
+
+
 def test_a_dry_run_tells_small_memory_in_mib_and_a_recording_without_text_in_seconds(corpus, tmp_path, capsys):
     dry_run(recipe_of(tmp_path, corpus, four_stages(corpus)))
     told = capsys.readouterr().out

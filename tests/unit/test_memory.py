@@ -4,6 +4,7 @@ import contextlib
 import weakref
 from dataclasses import replace
 
+import natives
 import pytest
 import torch
 import workload
@@ -77,11 +78,13 @@ def conversations(seconds=4.0, clips=2):
     return rows
 
 
-def prepared(llm, parts, quantize, in_bfloat16, connector=MLP, encoder=None):
+def prepared(llm, parts, quantize, in_bfloat16, connector=MLP, encoder=None, **sizes):
     """A model ready to train, and the same on paper."""
     torch.manual_seed(0)
-    config = {**SIZES, **LLMS[llm]}
-    built = build(encoder=encoder or {"config": ENCODER}, connector=connector, llm={"config": config}, tokenizer=tokenizer())
+    config = {**SIZES, **LLMS[llm], **sizes}
+    built = build(
+        encoder=encoder or {"config": ENCODER}, connector=connector, llm={"config": config}, tokenizer=tokenizer()
+    )
     with torch.device("meta"):
         paper = AudioLLMForConditionalGeneration(built.model.config)
     paper.tie_weights()
@@ -179,7 +182,6 @@ def test_what_queries_keep_of_the_frames_is_in_the_estimate(kind, bf16):
     told = memory.activations(paper, trainer, load, [], None)(len(recordings))
     without = memory.activations(paper, trainer, replace(load, frames=0), [], None)(len(recordings))
     taken = measured(built, examples_in_a_batch(built, recordings), bf16)
-    print(kind, bf16, told / taken, without / taken)
     assert without / taken < 0.95  # what the connector keeps decides
     assert 1.0 <= told / taken <= 1.3
 
@@ -201,15 +203,50 @@ def test_what_a_teacher_reads_and_its_logits_are_in_the_estimate(words, bf16, ag
     told = memory.activations(paper, {"bf16": bf16, "activation_checkpointing": again}, load, in_bfloat16, None)
     batch = examples_in_a_batch(built, recordings)
     taken = measured(built, batch, bf16, lambda batch: stage(batch, stage.counts(batch))[0])
-    print(words, bf16, again, told(len(recordings)) / taken)
     assert 1.0 <= told(len(recordings)) / taken <= (1.5 if again else 1.3)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+def test_the_divergence_over_a_large_vocabulary_is_in_the_estimate(bf16):
+    built, paper = prepared("qwen2", ["connector"], None, [], vocab_size=20_000)
+    recordings = Recordings([one_told(row, 1) for row in conversations()], built.processor, teacher_text="transcript")
+    objective = build_objective("distillation", {}, model=built.model, processor=built.processor)
+    stage = StageModel(built.model, {"distillation": objective}).train()
+    load = memory.heaviest(recordings, paper)
+    told = memory.activations(paper, {"bf16": bf16}, load, [], None)
+    plain = memory.activations(paper, {"bf16": bf16}, replace(load, read=0), [], None)
+    batch = examples_in_a_batch(built, recordings)
+    taken = measured(built, batch, bf16, lambda batch: stage(batch, stage.counts(batch))[0])
+    assert plain(len(recordings)) < taken and 1.0 <= told(len(recordings)) / taken <= 1.3
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("parts", [["connector"], ["connector", "lora"]], ids=str)
+@pytest.mark.parametrize("kind", sorted(memory.COMPARED))
+def test_the_estimate_knows_some_models_that_transformers_has_itself(kind, parts, bf16, monkeypatch):
+    monkeypatch.setattr(natives, "TEXT", natives.TEXT | SIZES)
+    built = natives.native(kind)
+    prefer_blocks(built.model.model.language_model)
+    if "lora" in parts:
+        add_lora(built.model, r=8, alpha=16)
+    select_trainable(built.model, parts)
+    built.model.train()
+    assert not memory.unknown(built.model)
+    recordings = Recordings(conversations(0.9), built.processor)
+    batch = examples_in_a_batch(built, recordings, hear=built.processor.features)
+    given = {name: value for name, value in batch.items() if not name.startswith("num_")}
+    told = memory.activations(built.model, {"bf16": bf16}, memory.heaviest(recordings, built.model), [], None)
+    taken = measured(built, given, bf16)
+    assert 1.0 <= told(len(recordings)) / taken <= 1.3
 
 
 def one_told(row, words):
     """A row whose clip has so many words."""
     asked, answer = row.messages
     clip, question = asked.content
-    return replace(row, messages=(replace(asked, content=(replace(clip, transcript="bell " * words), question)), answer))
+    return replace(
+        row, messages=(replace(asked, content=(replace(clip, transcript="bell " * words), question)), answer)
+    )
 
 
 @pytest.mark.parametrize(
@@ -258,8 +295,8 @@ def test_what_is_held_is_counted_by_part_and_by_how_it_is_held():
 
 
 def test_the_largest_micro_batch_is_the_last_that_fits():
-    _, paper = prepared("qwen2", ["connector", "lora"], None, [])
-    activations = memory.activations(paper, {}, memory.assumed(paper, with_text=True), [], None)
+    built, paper = prepared("qwen2", ["connector", "lora"], None, [])
+    activations = memory.activations(paper, {}, memory.assumed(paper, built.processor, with_text=True), [], None)
     for room in (0.2, 1.0, 8.0):
         most = memory.largest(room, 0.1 * memory.GIB, activations)
         assert activations(most) <= (room - 0.1) * memory.GIB < activations(most + 1)
