@@ -12,6 +12,7 @@ import re
 import shlex
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -36,7 +37,7 @@ from audiollm.data.augment import AugmentSettings
 from audiollm.data.licences import Policy
 from audiollm.models.listening import ListeningSettings
 from audiollm.models.plugins import import_own
-from audiollm.models.settings import Settings, nearest, refuse_unknown
+from audiollm.models.settings import SettingError, Settings, nearest, refuse_unknown
 from audiollm.recipe_files import Layers, RecipeError, read_layers, resolve
 from audiollm.recipe_trainer import MUON, check_trainer, default_learning_rate, trainer_types
 from audiollm.resources import packaged_files
@@ -343,10 +344,11 @@ class DataSettings(Settings):
     batch_tokens: PositiveInt | None = None
     """Tokens (sound and text) up to which clips fill a micro-batch; null takes `per_device_train_batch_size` clips.
 
-    A clip that takes more is a batch of its own. `num_train_epochs` then counts in epochs of the first one's length."""
+    What a teacher reads (`objectives.distillation`) counts too. A clip that takes more is a batch of its own, and
+    `num_train_epochs` then counts in epochs of the first one's length."""
     max_tokens: PositiveInt | None = None
     """Tokens that a row, and the questions of a clip in one sequence, may have; null lets a row have as many as the
-    language model has positions."""
+    language model has positions. What a teacher reads is a sequence of its own, and does not count here."""
     too_long: Literal["refuse", "drop", "split"] = "drop"
     """What becomes of more: stop before training, leave the rows out (they are listed), or first split the questions
     of a clip over several sequences."""
@@ -689,6 +691,14 @@ class Recipe(Settings):
     def error(self, key: str, message: str) -> RecipeError:
         """An error about one key, which names the file and the line where it is written."""
         return RecipeError(f"{self._layers.where_is(tuple(key.split('.')))}: {key} {message}")
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """A setting that does not fit its part, as it is made, becomes an error that names the file and the line."""
+        try:
+            yield
+        except SettingError as error:
+            raise self.error(f"model.{error.key}", error.cause) from error
 
     def prepared_folder(self, converter: str) -> str:
         """The folder that a `prepare` step fills: its option `out`, or one of the converter's name under `data`."""
