@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, GenerationMixin, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from audiollm.models.attention import Layout, layout_of, packed
@@ -58,8 +59,8 @@ class AudioLLMModel(AudioLLMPreTrainedModel):
         """Training mode for the parts that train; a frozen part stays in evaluation mode."""
         super().train(mode)
         for part in (self.audio_tower, self.connector, self.language_model):
-            if not is_trainable(part):
-                part.eval()
+            if mode and not is_trainable(part):
+                rest(part)
         return self
 
     def get_audio_frames(
@@ -281,6 +282,18 @@ def connector_between(config: AudioLLMConfig) -> nn.Module:
 def is_trainable(module: nn.Module) -> bool:
     """Whether any parameter of the module takes a gradient."""
     return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def rest(part: nn.Module) -> None:
+    """Evaluation mode for a frozen part, through which gradients may pass.
+
+    Layers that compute their activations again do so in training mode alone, which is theirs then, and not that of what
+    they are made of; those that drop something themselves stay at rest.
+    """
+    part.eval()
+    for layer in part.modules():
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+            layer.training = not any("dropout" in name and value for name, value in vars(layer).items())
 
 
 AutoConfig.register(AudioLLMConfig.model_type, AudioLLMConfig)

@@ -205,7 +205,6 @@ def activations(
     size = 2 if trainer.get("bf16") or trainer.get("fp16") else 4
     again = bool(trainer.get("activation_checkpointing") or trainer.get("gradient_checkpointing"))
     language_model, config = model.model.language_model, model.config.text_config
-    again &= is_trainable(language_model)  # a frozen one stays in evaluation mode, where nothing is computed again
     linears = linear_layers(language_model)
     fused = bool(trainer.get("use_liger_kernel"))
     layer = kept_by_layer(language_model, size, casts=size == 2, keeps_inputs=quantize == "int8", fused=fused)

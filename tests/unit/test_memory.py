@@ -145,6 +145,7 @@ def test_the_estimate_of_a_step_is_on_the_safe_side_and_near_what_it_takes(case)
     built, paper = prepared(llm, parts, quantize, in_bfloat16)
     if trainer.get("activation_checkpointing"):
         built.model.activation_checkpointing_enable()
+        built.model.train()  # as a trainer does before each step
     recordings = Recordings(conversations(), built.processor)
     batch = Collator(0, pack_tokens=10**6)([recordings[0, number] for number in range(len(recordings))])
     batch = {name: value for name, value in batch.items() if name not in ("row_ids", "problems")}
@@ -194,6 +195,7 @@ def test_what_a_teacher_reads_and_its_logits_are_in_the_estimate(words, bf16, ag
     built, paper = prepared("qwen2", ["connector", *["lora"] * again], None, in_bfloat16)
     if again:
         built.model.activation_checkpointing_enable()
+        built.model.train()  # as a trainer does before each step
     rows = [one_told(row, words) for row in conversations()]
     recordings = Recordings(rows, built.processor, teacher_text="transcript")
     objective = build_objective("distillation", {}, model=built.model, processor=built.processor)

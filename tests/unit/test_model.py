@@ -495,6 +495,29 @@ def test_frozen_parts_keep_their_weights_and_stay_in_evaluation_mode(parts):
 PARTS = ("encoder", "connector", "lora", "llm")
 
 
+def test_a_frozen_language_model_computes_its_activations_again_and_drops_nothing():
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        built = tiny(attention_dropout=0.5)
+        model = built.model
+        select_trainable(model, ["connector"])
+        if again:
+            model.activation_checkpointing_enable()
+        model.train()
+        runs: list[int] = []
+        model.model.language_model.layers[0].mlp.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
+        inputs = inputs_of(built.processor)
+        loss = model(**inputs, labels=inputs["input_ids"].clamp(max=99)).loss
+        loss.backward()
+        assert len(runs) == 1 + again
+        found.append([loss.detach(), *(p.grad for p in model.model.connector.parameters())])
+        model.eval()
+        assert not any(module.training for module in model.modules())
+    for kept, made_again in zip(*found, strict=True):
+        assert torch.allclose(kept, made_again, atol=1e-6)
+
+
 def test_the_positions_of_whisper_never_train():
     model = tiny().model
     select_trainable(model, ["encoder"])

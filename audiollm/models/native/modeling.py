@@ -20,7 +20,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from audiollm.models.attention import PADDING, Layout, layout_of, packed
 from audiollm.models.chunked_loss import IGNORE_INDEX, NextTokenLoss
-from audiollm.models.modeling import is_trainable
+from audiollm.models.modeling import is_trainable, rest
 from audiollm.models.native.processing import TOKENS
 from audiollm.models.native.table import HOME, LANGUAGE_MODEL, NATIVE, NATIVES, Features, Native
 from audiollm.models.sharded import is_sharded
@@ -164,8 +164,8 @@ class NativeAudioLLM(NextTokenLoss, nn.Module):
         """Training mode for the parts that train; a frozen part stays in evaluation mode."""
         super().train(mode)
         for part in self.children_of_base():
-            if not is_trainable(part):
-                part.eval()
+            if mode and not is_trainable(part):
+                rest(part)
         return self
 
     def children_of_base(self) -> Iterator[nn.Module]:
