@@ -47,9 +47,9 @@ from audiollm.report.figures import counted
 EXACT_ERRORS, EXACT_DIFFERING = 0.003, 0.04
 """A copy differs in at most this share of the bits that are strong in both, and in that of those that are in either.
 The same tune played again by the same instrument differs in more."""
-MOST_ERRORS, SELF_SHARE, LIKE_S = 0.05, 0.15, 2.0
-"""What was distorted differs by more: up to this share of the bits that are strong in both, and up to this share of the
-errors that either clip has against itself at another time; then it takes more seconds."""
+MOST_ERRORS, MOST_DIFFERING, SELF_SHARE, DISTORTED_S = 0.05, 0.25, 0.15, 4.0
+"""What was distorted differs in more: up to these shares, and up to this share of the errors that either clip has against
+itself at another time. It takes more seconds to tell that from another recording of the same thing."""
 SELF_LAG = 38  # frames: 0.38 s, from where on two frames share no samples
 SELF_FRAMES = 3_000  # frames of a clip that are compared with each other: 30 s
 QUARTER_BITS, QUARTERS, APART = 8, 4, 12  # a key is 8 neighbouring bits at 4 frames, 120 ms apart
@@ -357,7 +357,7 @@ class Index:
 
     def _is_distorted(self, match: Match, query: Fingerprint) -> bool:
         """Whether a match that is no copy is one nonetheless: what repeats itself is like others of its kind, too."""
-        if match.errors > MOST_ERRORS or match.shared_s < LIKE_S:
+        if match.errors > MOST_ERRORS or match.differing > MOST_DIFFERING or match.shared_s < DISTORTED_S:
             return False
         return match.errors <= SELF_SHARE * min(self_errors(query), self_errors(self.prints[match.clip]))
 
