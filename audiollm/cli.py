@@ -343,14 +343,17 @@ def generate(
 @command
 def join(
     rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows in any format that is read.")],
-    recordings: Annotated[list[Path], typer.Option(help="Folder with recordings; may be given several times.")],
+    recordings: Annotated[
+        list[Path], typer.Option(help="Folder or archive with recordings; may be given several times.")
+    ],
     out: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for joined, missing, ambiguous and broken.jsonl.")
+        Path,
+        typer.Option(file_okay=False, help="Folder for joined, missing, ambiguous and broken.jsonl, and recordings."),
     ] = Path("joined"),
     from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
     question: Annotated[str | None, typer.Option(help="What tables without questions ask.")] = None,
 ) -> None:
-    """Find the recordings that rows name and their set does not bring, by name, in folders."""
+    """Find the recordings that rows name and their set does not bring, by name, in folders and archives."""
     from audiollm.curation.joining import join as join_rows
 
     joined = join_rows(rows, recordings, out, format=from_, question=question)
