@@ -36,7 +36,7 @@ from audiollm.data.sources import (
     LISTED,
     Opened,
     Placed,
-    hub_dataset,
+    is_elsewhere,
     object_of,
     open_source,
     paths_of,
@@ -462,7 +462,7 @@ def _unfinished(path: Path) -> Path:
 
 def _refuse_own_output(rows: str, out: Path) -> None:
     """Rows that would be overwritten while they are read."""
-    if hub_dataset(rows):
+    if is_elsewhere(rows):
         return
     written = {(out / name).resolve() for name in (JOINED, MISSING, AMBIGUOUS, BROKEN)}
     for path in paths_of(os.path.expanduser(rows)):
@@ -472,7 +472,7 @@ def _refuse_own_output(rows: str, out: Path) -> None:
 
 def _rows(source: str, format: str | None, question: str | None) -> Iterator[tuple[str, Path | None, Row | RowError]]:
     """The rows with the names and folders of their files; a file that cannot be read on is one bad row more."""
-    paths = [source] if hub_dataset(source) else [str(path) for path in paths_of(os.path.expanduser(source))]
+    paths = [source] if is_elsewhere(source) else [str(path) for path in paths_of(os.path.expanduser(source))]
     for path in paths:
         name = Path(path).name
         try:

@@ -169,7 +169,8 @@ def unpack(path: str, names: Collection[str], folder: Path) -> Unpacked:
                     _write(archive, member, target)
             if not left:
                 break
-    assert not left, "the archive was another one when its names were listed"
+    if left:
+        raise ValueError(f"{path} was changed while it was read; give the same command again when it is as it was")
     return Unpacked(number - kept, kept)
 
 
