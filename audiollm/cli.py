@@ -8,15 +8,19 @@ import functools
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from audiollm import __version__
+
+if TYPE_CHECKING:
+    from audiollm.recipe import Recipe
 
 app = typer.Typer(
     name="audiollm",
@@ -37,6 +41,8 @@ Adapter = Annotated[
 LoraScale = Annotated[
     float | None, typer.Option(min=0, help="Multiplies what LoRA adds: 0 is the base, 1 all of it; as it was trained.")
 ]
+
+OVERWRITE = "Make anew what was made with other options, from a source that has changed, or by an older converter."
 
 EXTRAS = {"espeakng_loader": "demo", "deepspeed": "deepspeed", "bitsandbytes": "quant"}
 """Modules that not everybody needs, and the extra that installs each."""
@@ -82,6 +88,18 @@ def in_one_sentence(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def folder_option(help: str) -> Any:
+    """An option whose value is a folder that is there or will be made."""
+    return typer.Option(metavar="DIRECTORY", callback=_require_folder, help=help)
+
+
+def _require_folder(path: Path | None) -> Path | None:
+    if path is not None and path.exists() and not path.is_dir():
+        _complain(f"{path} is a file, and a folder is asked for; give another name, or the folder that it lies in")
+        raise typer.Exit(2)
+    return path
+
+
 @command
 def train(
     recipe: Annotated[str, typer.Argument(help="A packaged recipe (see `audiollm recipes`), a file, or its folder.")],
@@ -95,7 +113,7 @@ def train(
 ) -> None:
     """Train the stages of a recipe, then evaluate and report; what is done already is skipped."""
     from audiollm import training
-    from audiollm.recipe import load_recipe, require_files, require_stage, training_paths
+    from audiollm.recipe import load_recipe, require_files, require_stage
     from audiollm.resources import deepspeed_file
 
     if os.environ.get("RANK", "0") != "0":
@@ -120,11 +138,8 @@ def train(
     require_stage(loaded, stage)  # said before the rows are made, which takes a while
     steps = {name: (loaded.prepared_folder(name), options) for name, options in loaded.prepare.items()}
     prepare_seconds = prepare_all(steps)
-    if loaded.refuse_overlap and os.environ.get("RANK", "0") == "0":
-        from audiollm.curation.overlap import refuse_overlap
-
-        evaluated = [entry.path for entry in loaded.evaluate]
-        refuse_overlap(training_paths(loaded), evaluated, Path(loaded.cache, "fingerprints"))
+    if os.environ.get("RANK", "0") == "0":
+        _refuse_repeated(loaded)
     training.run_recipe(loaded, stage=stage, deepspeed=sharding, fsdp=fsdp, sample=show_answers)
     if stage is None and os.environ.get("RANK", "0") == "0":
         judge(loaded, prepare_seconds=prepare_seconds)
@@ -137,9 +152,7 @@ def prepare(
     ] = None,
     options: Overrides = None,
     source: Annotated[str | None, typer.Option(help="Folder of the set, or OWNER/NAME on the Hub.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder for rows and recordings; data/NAME if not said.")
-    ] = None,
+    out: Annotated[Path | None, folder_option("Folder for rows and recordings; data/NAME if not said.")] = None,
     split: Annotated[str | None, typer.Option(help="One split; all if not said.")] = None,
     audio: Annotated[
         str | None, typer.Option(help="paths, embed (Parquet) or flac (16 kHz); auto if not said.")
@@ -150,7 +163,7 @@ def prepare(
     map_: Annotated[
         str | None, typer.Option("--map", metavar="COLUMNS", help="audio=COLUMN text=COLUMN task=TASK ...")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was made with other options.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
     push: Annotated[
         str | None, typer.Option(metavar="TARGET", help="Upload it then, as `audiollm push`; private on the Hub.")
     ] = None,
@@ -196,6 +209,7 @@ def convert(
     from audiollm.data.foreign import WRITERS, convert_to, file_for
     from audiollm.data.sources import Problems, load_rows
     from audiollm.models.settings import nearest
+    from audiollm.report.figures import counted
 
     if to not in WRITERS:
         raise ValueError(f"--to: {to!r} is not a format to write; {nearest(to, WRITERS)}")
@@ -204,7 +218,10 @@ def convert(
     loaded = load_rows(rows, format=from_, problems=problems)
     number, unsayable = convert_to(loaded, to, path)
     problems.extend(unsayable)
-    print(f"{path}: {number:,} rows of format {to}" + (f"; left out: {problems.summary()}" if problems.count else ""))
+    print(
+        f"{path}: {counted(number, 'row')} of format {to}"
+        + (f"; left out: {problems.summary()}" if problems.count else "")
+    )
     if problems.count:
         raise typer.Exit(1)
 
@@ -212,9 +229,9 @@ def convert(
 @command
 def check(
     rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows in any format that is read.")],
-    out: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for clean.jsonl, quarantine.jsonl and noticed.jsonl.")
-    ] = Path("checked"),
+    out: Annotated[Path, folder_option("Folder for clean.jsonl, quarantine.jsonl and noticed.jsonl.")] = Path(
+        "checked"
+    ),
     headers: Annotated[bool, typer.Option("--headers", help="Open recordings without decoding them.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Check the first so many rows.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
@@ -255,6 +272,7 @@ def inspect(
 ) -> None:
     """Show what rows hold before a model is trained on them: figures here, a page with sound in a file."""
     from audiollm.curation.inspecting import inspect_rows, parse_sound
+    from audiollm.report.figures import counted
     from audiollm.report.inspection import print_inspection, write_inspection
 
     found, examples = inspect_rows(
@@ -266,7 +284,7 @@ def inspect(
         print(json.dumps(found.to_json(), indent=2))
     else:
         print_inspection(found)
-        print(f"{page}: the page, with {len(examples)} rows to listen to")
+        print(f"{page}: the page, with {counted(len(examples), 'row')} to listen to")
 
 
 @command
@@ -276,9 +294,9 @@ def overlap(
         str | None, typer.Option("--with", metavar="EVAL", help="Rows to compare with; without it, TRAIN with itself.")
     ] = None,
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the pairs, a JSON object a line.")] = None,
-    index: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for fingerprints, which are made once for the same content.")
-    ] = Path("data/fingerprints"),
+    index: Annotated[Path, folder_option("Folder for fingerprints, which are made once for the same content.")] = Path(
+        "data/fingerprints"
+    ),
     num_proc: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     refuse: Annotated[bool, typer.Option("--refuse", help="Exit with 1 where anything is shared.")] = False,
 ) -> None:
@@ -356,8 +374,7 @@ def join(
         list[Path], typer.Option(help="Folder or archive with recordings; may be given several times.")
     ],
     out: Annotated[
-        Path,
-        typer.Option(file_okay=False, help="Folder for joined, missing, ambiguous and broken.jsonl, and recordings."),
+        Path, folder_option("Folder for joined, missing, ambiguous and broken.jsonl, and recordings.")
     ] = Path("joined"),
     from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
     question: Annotated[str | None, typer.Option(help="What tables without questions ask.")] = None,
@@ -369,6 +386,7 @@ def join(
     print(joined.summary())
     if not joined.total.found:
         raise typer.Exit(1)
+    print(f"found by name, not opened: `audiollm check {shlex.quote(str(out / 'joined.jsonl'))}` opens the recordings")
 
 
 @command
@@ -510,6 +528,18 @@ def schema() -> None:
 def version() -> None:
     """Print the version."""
     print(f"audiollm {__version__}")
+
+
+def _refuse_repeated(recipe: "Recipe") -> None:
+    """Stop where recordings come twice and the recipe refuses that."""
+    from audiollm.curation.overlap import refuse_duplicates, refuse_overlap
+    from audiollm.recipe import training_paths
+
+    folder = Path(recipe.cache, "fingerprints")
+    if recipe.refuse_overlap:
+        refuse_overlap(training_paths(recipe), [entry.path for entry in recipe.evaluate], folder)
+    if recipe.refuse_duplicates:
+        refuse_duplicates(training_paths(recipe), folder)
 
 
 def _in_words(error: Exception) -> str:

@@ -7,9 +7,12 @@ Not here: reading and merging the files (recipe_files.py), the `trainer:` block 
 """
 
 import glob
+import json
 import re
+import shlex
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -34,7 +37,7 @@ from audiollm.data.augment import AugmentSettings
 from audiollm.data.licences import Policy
 from audiollm.models.listening import ListeningSettings
 from audiollm.models.plugins import import_own
-from audiollm.models.settings import Settings, nearest, refuse_unknown
+from audiollm.models.settings import SettingError, Settings, nearest, refuse_unknown
 from audiollm.recipe_files import Layers, RecipeError, read_layers, resolve
 from audiollm.recipe_trainer import MUON, check_trainer, default_learning_rate, trainer_types
 from audiollm.resources import packaged_files
@@ -341,10 +344,11 @@ class DataSettings(Settings):
     batch_tokens: PositiveInt | None = None
     """Tokens (sound and text) up to which clips fill a micro-batch; null takes `per_device_train_batch_size` clips.
 
-    A clip that takes more is a batch of its own. `num_train_epochs` then counts in epochs of the first one's length."""
+    What a teacher reads (`objectives.distillation`) counts too. A clip that takes more is a batch of its own, and
+    `num_train_epochs` then counts in epochs of the first one's length."""
     max_tokens: PositiveInt | None = None
     """Tokens that a row, and the questions of a clip in one sequence, may have; null lets a row have as many as the
-    language model has positions."""
+    language model has positions. What a teacher reads is a sequence of its own, and does not count here."""
     too_long: Literal["refuse", "drop", "split"] = "drop"
     """What becomes of more: stop before training, leave the rows out (they are listed), or first split the questions
     of a clip over several sequences."""
@@ -601,6 +605,10 @@ class Recipe(Settings):
     """Whether a recording of training that is also asked about under `evaluate` stops the run before it begins.
 
     Recordings are compared by the names of their sources and by sound; `audiollm overlap` lists them."""
+    refuse_duplicates: bool = False
+    """Whether two clips of one recording in training, in one set or two, stop the run before it begins.
+
+    Compared as for `refuse_overlap`; rows that ask about the same clip are none, nor are cuts of one file."""
     prepare: dict[str, Annotated[dict[str, Any], BeforeValidator(lambda options: options or {})]] = Field(default={})
     """Rows that a data converter makes when they are not there yet: converter -> its options."""
     model: ModelSettings
@@ -684,6 +692,14 @@ class Recipe(Settings):
         """An error about one key, which names the file and the line where it is written."""
         return RecipeError(f"{self._layers.where_is(tuple(key.split('.')))}: {key} {message}")
 
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """A setting that does not fit its part, as it is made, becomes an error that names the file and the line."""
+        try:
+            yield
+        except SettingError as error:
+            raise self.error(f"model.{error.key}", error.cause) from error
+
     def prepared_folder(self, converter: str) -> str:
         """The folder that a `prepare` step fills: its option `out`, or one of the converter's name under `data`."""
         return str(self.prepare[converter].get("out", Path(self.data, converter)))
@@ -725,7 +741,8 @@ def missing_files(recipe: Recipe) -> list[str]:
         if not will_be_made and not glob.glob(path, recursive=True):
             name = Path(path).parent.name
             of_a_set = name in packaged_files("data_prep")
-            way_out = f"; `audiollm prepare {name}` makes it" if of_a_set else ""
+            out = "" if Path(path).parent == Path("data", name) else f" --out {shlex.quote(str(Path(path).parent))}"
+            way_out = f"; `audiollm prepare {name}{out}` makes it" if of_a_set else ""
             told = str(recipe.error(key, f"is {path}, and there is no such file in {Path.cwd()}{way_out}"))
             missing.setdefault(name if of_a_set else key, []).append(told)
     checkpoint = recipe.model.checkpoint
@@ -735,6 +752,13 @@ def missing_files(recipe: Recipe) -> list[str]:
         name: f" ({len(told) - 1} more of its files are asked for)" * (len(told) > 1) for name, told in missing.items()
     }
     return [f"{told[0]}{more[name]}" for name, told in missing.items()]
+
+
+def prepare_command(recipe: Recipe, converter: str) -> str:
+    """The command that makes, into the same folder, what a `prepare` step of the recipe makes."""
+    options = {key: value for key, value in recipe.prepare[converter].items() if key != "out"}
+    words = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in options.items()]
+    return shlex.join(["audiollm", "prepare", converter, "--out", recipe.prepared_folder(converter), *words])
 
 
 def require_stage(recipe: Recipe, stage: str | None) -> None:

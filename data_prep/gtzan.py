@@ -44,6 +44,8 @@ def convert(row: dict[str, Any], draw: Draw, *, test_from: int = 80) -> Item:
     if number is None:
         raise Dropped("no number in its name")
     genre = "hip-hop" if row["label"] == "hiphop" else row["label"]
+    if genre not in GENRES:
+        raise Dropped("its label is none of the ten genres")
     asks = [draw.ask("genre", genre), multiple_choice(draw, "genre", genre, GENRES, similar=SIMILAR)]
     split = "test" if int(number[1]) >= test_from else "train"
     return Item(row["audio"], f"{row['label']}.{int(number[1]):05d}", asks, split=split)

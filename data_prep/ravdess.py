@@ -2,8 +2,8 @@
 
 A clip is named MODALITY-CHANNEL-EMOTION-INTENSITY-SENTENCE-REPETITION-ACTOR.
 
-{"audio": {"bytes": AUDIO, "path": "03-01-06-01-02-01-12.wav"}, "emotion": "fearful"}
-{"audio": {"bytes": AUDIO, "path": "03-01-03-02-01-01-23.wav"}, "emotion": "happy"}
+{"file": "03-01-06-01-02-01-12.wav", "audio": {"bytes": AUDIO, "path": "03-01-06-01-02-01-12.wav"}}
+{"file": "03-01-03-02-01-01-23.wav", "audio": {"bytes": AUDIO, "path": "03-01-03-02-01-01-23.wav"}}
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,8 @@ SET = DataSet(
     license="cc-by-nc-sa-4.0",
     tasks=("emotion", "emotion_mcq", "gender"),
     columns=("audio",),
-    hub="xbgoose/ravdess",
+    needs=("file",),
+    hub="AbstractTTS/RAVDESS",
     original="the unpacked Audio_Speech_Actors_01-24: Actor_01/03-01-01-01-01-01-01.wav ..., to Actor_24/",
     language="en",
     citation="Livingstone and Russo, The Ryerson Audio-Visual Database of Emotional Speech and Song, 2018",
@@ -37,7 +38,7 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def convert(row: dict[str, Any], draw: Draw, *, first_test_actor: int = 21) -> Item:
     """The emotion that was to be played, and the gender; actors from one on (of 1 to 24) are for testing alone."""
-    name = Path(name_of(row["audio"])).stem
+    name = Path(row.get("file") or name_of(row["audio"])).stem
     codes = name.split("-")
     if len(codes) != 7 or not all(code.isdigit() for code in codes):
         raise Dropped("its name says no actor and emotion")

@@ -35,7 +35,7 @@ from audiollm import audio as sound
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Part, Row, RowError, parse_row, row_to_dict
 from audiollm.curation.levels import CLIPPED_RUN, SILENT_DB, header, is_clipped, loudness_db
-from audiollm.curation.running import TROUBLE, leave_stopping_to_the_first
+from audiollm.curation.running import TROUBLE, leave_stopping_to_the_first, nothing_left_behind
 from audiollm.data.formats import RECORDINGS, Converter, Raw, converter, detect_all
 from audiollm.data.hub import identity_of
 from audiollm.data.quarantine import Found
@@ -49,6 +49,7 @@ from audiollm.data.sources import (
     open_source,
     paths_of,
 )
+from audiollm.report.figures import counted, duration
 
 CLEAN, QUARANTINE, NOTICED = "clean.jsonl", "quarantine.jsonl", "noticed.jsonl"
 PARTS, STATE = "check-parts", "state.json"
@@ -126,14 +127,15 @@ class Checked:
 
     def summary(self) -> str:
         """How many rows are good, and how many were left out for which cause."""
-        lines = [f"{self.rows:,} rows: {self.good:,} good, with {self.hours:,.2f} hours of sound"]
+        length = f"{self.hours:,.2f} hours" if self.hours >= 0.01 else duration(self.hours * 3600)
+        lines = [f"{counted(self.rows, 'row')}: {self.good:,} good, with {length} of sound"]
         if self.repeated:
-            lines.append(f"{self.repeated:,} of them have an id that came before")
+            lines.append(f"{self.repeated:,} of them {'has' if self.repeated == 1 else 'have'} an id that came before")
         if self.left_out:
             lines.append(f"{self.left_out.total():,} left out:")
             lines += [f"{count:9,}  {cause}" for cause, count in self.left_out.most_common(MOST_CAUSES)]
             others = len(self.left_out) - MOST_CAUSES
-            lines += [f"           ... and {others:,} causes more"] if others > 0 else []
+            lines += [f"           ... and {counted(others, 'cause')} more"] if others > 0 else []
         files = [self.clean, self.quarantine]
         if self.noticed:
             lines.append("of the good ones, which are kept:")
@@ -167,14 +169,23 @@ def check(
     if format is not None:
         converter(format, question)  # a wrong name is told before anything is read
     options = Options(out, question, headers, strict)
-    _begin(out, [rows, *options[1:], format, limit, ROWS_A_CHUNK], rows)
+    with nothing_left_behind(out, PARTS):
+        _begin(out, [rows, *options[1:], format, limit, ROWS_A_CHUNK], rows)
+        return _checked(rows, format, limit, options, keep_repeated, num_proc)
+
+
+def _checked(
+    rows: str, format: str | None, limit: int | None, options: Options, keep_repeated: bool, num_proc: int
+) -> Checked:
+    """Check all chunks, and put together what they gave."""
+    out = options.out
     checked = Checked(out / CLEAN, out / QUARANTINE)
     parts, broken = out / PARTS, list[RowError]()
     with ExitStack() as stack:
         clean, quarantine, noticed = (
             stack.enter_context((parts / name).open("wb")) for name in (CLEAN, QUARANTINE, NOTICED)
         )
-        writer = _Writer(checked, clean, quarantine, noticed, strict=strict, keep_repeated=keep_repeated)
+        writer = _Writer(checked, clean, quarantine, noticed, strict=options.strict, keep_repeated=keep_repeated)
         with tqdm(desc="check", unit=" rows", leave=False, mininterval=1, disable=None) as bar:
             for part, verdicts in _results(_jobs(rows, format, limit, options, broken), num_proc):
                 writer.add(part, verdicts)

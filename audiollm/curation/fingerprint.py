@@ -1,12 +1,13 @@
-"""The acoustic fingerprint of a clip: 32 signs of change every 20 ms, and which of them are large enough to be trusted.
+"""The acoustic fingerprint of a clip: 32 signs of change every 10 ms, and which of them are large enough to be trusted.
 
     band       0   1   2  ...  32          33 bands, 250 to 3400 Hz, level in dB over a window of 256 ms
     frame n    L   L   L       L
-    frame n-6  L   L   L       L           120 ms earlier
-    bit m      is L(n, m) - L(n, m+1) larger than L(n-6, m) - L(n-6, m+1)?          after Haitsma and Kalker, 2002
+    frame n-12 L   L   L       L           120 ms earlier
+    bit m      is L(n, m) - L(n, m+1) larger than L(n-12, m) - L(n-12, m+1)?        after Haitsma and Kalker, 2002
 
-Gain cancels, and what lies above 3.4 kHz plays no part. A bit is strong where the change exceeds 2 dB: a steady tone
-and silence have no strong bits, so nothing can be said of them. Not here: which clips are alike (overlap.py).
+Gain cancels, and what lies above 3.4 kHz plays no part. A bit is strong where the change exceeds 2 dB and both frames
+are loud enough for their softer bands not to be noise: a steady tone and silence have no strong bits, so nothing can be
+said of them. Not here: which clips are alike (overlap.py).
 Shapes: L samples, F frames, B bands.
 """
 
@@ -17,25 +18,26 @@ import numpy as np
 RATE = 8_000
 """Samples a second that `fingerprint` takes."""
 WINDOW = 2_048  # samples: 256 ms
-HOP = 160  # samples: 20 ms, so that two clips are never more than 10 ms out of step
+HOP = 80  # samples: 10 ms, so that two clips are never more than 5 ms out of step
 HOP_S = HOP / RATE
-EARLIER = 6  # frames: about half a window, so that the two hardly share samples, and 10 ms out of step matter little
+EARLIER = 12  # frames: about half a window, so that the two hardly share samples, and 5 ms out of step matter little
 EDGES_HZ = np.geomspace(250, 3_400, 34)  # telephone speech and its resampling end at 3.4 kHz
 STRONG_DB = 2.0
 CERTAIN_DB = 0.1  # below it a bit is 0, so that bands without sound are the same in all clips
 RANGE_DB = 40.0  # what lies further below the loudest band of its frame is codec noise
-QUIETEST = 1e-8  # -80 dB of a full-scale sine: below, there are only rounding errors
+QUIETEST = 1e-10  # -100 dB of a full-scale sine: below, there are only the rounding errors of 16 bits
+LOUD_DB = 10 * np.log10(QUIETEST) + RANGE_DB  # of the loudest band: in softer frames the floor depends on the gain
 FRAMES_AT_ONCE = 512
-MIN_FRAMES = 40
-"""Frames of a clip, or of what two clips share: 0.8 s, which take 1.2 s of sound."""
-MIN_STRONG = 160
+MIN_FRAMES = 120
+"""Frames of a clip, or of what two clips share: 1.2 s, which take 1.6 s of sound."""
+MIN_STRONG = 320
 """Strong bits of a clip, or of what two clips share."""
-VERSION = 1
+VERSION = 2
 """To be raised when the same samples would give another fingerprint."""
 
 
 class Fingerprint(NamedTuple):
-    """8 bytes a frame: 3.9 kB for 10 s."""
+    """8 bytes a frame: 7.7 kB for 10 s."""
 
     bits: np.ndarray  # [F] uint32
     strong: np.ndarray  # [F] uint32: the bits that can be trusted
@@ -46,15 +48,17 @@ def fingerprint(samples: np.ndarray) -> Fingerprint:
     levels_FB = band_levels(samples)
     slopes = levels_FB[:, :-1] - levels_FB[:, 1:]
     change = slopes[EARLIER:] - slopes[:-EARLIER]
-    return Fingerprint(_packed(change > CERTAIN_DB), _packed(np.abs(change) > STRONG_DB))
+    loud_F = levels_FB.max(axis=1) > LOUD_DB
+    both_F1 = (loud_F[EARLIER:] & loud_F[:-EARLIER])[:, None]
+    return Fingerprint(_packed(change > CERTAIN_DB), _packed((np.abs(change) > STRONG_DB) & both_F1))
 
 
 def reason_against(samples: np.ndarray, found: Fingerprint) -> str | None:
     """Why a clip cannot be told from others by its fingerprint; None where it can."""
     if len(found.bits) < MIN_FRAMES:
         return "too short"
-    if np.abs(samples).max() ** 2 < QUIETEST:
-        return "silent"
+    if np.abs(samples).max() ** 2 < 10 ** (LOUD_DB / 10):
+        return "too quiet"
     return "too steady" if strong_bits(found) < MIN_STRONG else None
 
 

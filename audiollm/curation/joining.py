@@ -43,6 +43,7 @@ from audiollm.data.sources import (
     read_jsonl,
     rows_of,
 )
+from audiollm.report.figures import counted
 
 JOINED, MISSING, AMBIGUOUS, BROKEN = "joined.jsonl", "missing.jsonl", "ambiguous.jsonl", "broken.jsonl"
 UNPACKED = "recordings"
@@ -415,7 +416,7 @@ class Joined:
 def _line(name: str, counts: Counts) -> str:
     order = (AS_IT_IS, *RULES)
     rules = ", ".join(f"{rule} {counts.rules[rule]:,}" for rule in order if counts.rules[rule])
-    figures = f"{name}: {counts.rows:,} rows, {counts.found:,} found" + (f" ({rules})" if rules else "")
+    figures = f"{name}: {counted(counts.rows, 'row')}, {counts.found:,} found" + (f" ({rules})" if rules else "")
     return f"{figures}, {counts.missing:,} missing, {counts.ambiguous:,} ambiguous, {counts.broken:,} broken"
 
 

@@ -72,7 +72,9 @@ def open_origin(
         stores = [Store(source.rstrip("/"), one) for one in dataset.splits[split]]
         return ParquetOrigin(name, dataset, stores, split, limit)
     if source and folder and folder.is_file():
-        raise ValueError(f"{source} is a file; give its folder: --source {folder.parent}")
+        raise ValueError(
+            f"{source} is a file; give the set's own folder, such as --source {folder.parent}; {_where(dataset)}"
+        )
     if source and not (folder and folder.is_dir()) and not _may_be_of_the_hub(source):
         raise ValueError(f"there is no folder {source}; {_where(dataset)}")
     if source is None and dataset.hub is None:

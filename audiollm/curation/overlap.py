@@ -5,7 +5,7 @@
     Index(prints)       looks clips up by quarters of their bits, then compares bit by bit
     find_overlap(...)   the pairs of clips; within one set, pairs of its own
 
-The indexed set (evaluation) is in memory, about 10 kB for 10 s of sound; the other stays on disk and passes by.
+The indexed set (evaluation) is in memory, about 15 kB for 10 s of sound; the other stays on disk and passes by.
 Nothing depends on the order of rows or the number of processes. Not here: the fingerprint itself (fingerprint.py).
 """
 
@@ -14,12 +14,13 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,18 +42,19 @@ from audiollm.curation.fingerprint import (
     reason_against,
 )
 from audiollm.data.sources import Problems, load_rows
+from audiollm.report.figures import counted
 
-MOST_ERRORS = 0.05
-"""Share of strong bits that may differ between two clips that sound the same."""
-SURE_ERRORS = 0.01
-"""So few are a match even where a clip repeats itself."""
-SELF_SHARE = 0.15
-"""What repeats itself matches with at most this share of the errors that it has against itself at another time."""
-SELF_LAG = 19  # frames: 0.38 s, from where on two frames share no samples
-SELF_FRAMES = 1_500  # frames of a clip that are compared with each other: 30 s
-QUARTER_BITS, QUARTERS, APART = 8, 4, 6  # a key is 8 neighbouring bits at 4 frames, 120 ms apart
+EXACT_ERRORS, EXACT_DIFFERING = 0.003, 0.04
+"""A copy differs in at most this share of the bits that are strong in both, and in that of those that are in either.
+The same tune played again by the same instrument differs in more."""
+MOST_ERRORS, SELF_SHARE, LIKE_S = 0.05, 0.15, 2.0
+"""What was distorted differs by more: up to this share of the bits that are strong in both, and up to this share of the
+errors that either clip has against itself at another time; then it takes more seconds."""
+SELF_LAG = 38  # frames: 0.38 s, from where on two frames share no samples
+SELF_FRAMES = 3_000  # frames of a clip that are compared with each other: 30 s
+QUARTER_BITS, QUARTERS, APART = 8, 4, 12  # a key is 8 neighbouring bits at 4 frames, 120 ms apart
 KEY_STRONG = 8  # strong bits that make a key worth looking up
-KEY_STEP = 2  # every second frame is indexed, every one is looked up
+KEY_STEP = 4  # every fourth frame is indexed, every one is looked up
 COMMON = 1_000  # a key of more frames than this tells little: it is passed over, and counted
 OFFSETS = 3  # those with most keys in common are compared
 CLIPS_AT_ONCE = 32
@@ -286,7 +288,8 @@ class Match(NamedTuple):
     clip: int
     offset_s: float  # when the query begins in it
     shared_s: float
-    errors: float  # share of the strong bits that differ
+    errors: float  # share of the bits that are strong in both and differ
+    differing: float  # share of the bits that are strong in either and differ
 
 
 class Index:
@@ -303,8 +306,8 @@ class Index:
         found = []
         for clip in range(len(self.prints)):
             keys, frames = keys_of(self.prints[clip], quarter)
-            even = frames % KEY_STEP == 0
-            found.append((keys[even], frames[even] + self.prints.starts[clip]))
+            kept = frames % KEY_STEP == 0
+            found.append((keys[kept], frames[kept] + self.prints.starts[clip]))
         keys = np.concatenate([np.empty(0, np.uint32), *(keys for keys, _ in found)])
         frames = np.concatenate([np.empty(0, np.int64), *(frames for _, frames in found)])
         order = np.argsort(keys, kind="stable")
@@ -316,7 +319,7 @@ class Index:
         for clip, offsets in self._candidates(query).items():
             near = {offset + step for offset in offsets for step in (-1, 0, 1)}
             best = min((self._compared(query, clip, offset) for offset in sorted(near)), key=lambda match: match.errors)
-            if best.errors <= MOST_ERRORS and best.errors <= self._most_errors(query, clip):
+            if is_copy(best) or self._is_distorted(best, query):
                 matches.append(best)
         return sorted(matches)
 
@@ -347,13 +350,21 @@ class Index:
         """How well a query fits a clip at an offset; too little in common counts as all wrong."""
         other = self.prints[clip]
         begin, end = max(0, -offset), min(len(query.bits), len(other.bits) - offset)
-        errors = 1.0
+        found = Differing(1.0, 1.0)
         if end - begin >= MIN_FRAMES:
-            errors = differing(query, other, begin, begin + offset, end - begin)
-        return Match(clip, round(offset * HOP_S, 2), round((end - begin) * HOP_S, 2), errors)
+            found = differing(query, other, begin, begin + offset, end - begin)
+        return Match(clip, round(offset * HOP_S, 2), round((end - begin) * HOP_S, 2), *found)
 
-    def _most_errors(self, query: Fingerprint, clip: int) -> float:
-        return max(SURE_ERRORS, SELF_SHARE * min(self_errors(query), self_errors(self.prints[clip])))
+    def _is_distorted(self, match: Match, query: Fingerprint) -> bool:
+        """Whether a match that is no copy is one nonetheless: what repeats itself is like others of its kind, too."""
+        if match.errors > MOST_ERRORS or match.shared_s < LIKE_S:
+            return False
+        return match.errors <= SELF_SHARE * min(self_errors(query), self_errors(self.prints[match.clip]))
+
+
+def is_copy(match: Match) -> bool:
+    """Whether two clips differ by no more than a codec, a shift or a level makes them."""
+    return match.errors <= EXACT_ERRORS and match.differing <= EXACT_DIFFERING
 
 
 def keys_of(found: Fingerprint, quarter: int) -> tuple[np.ndarray, np.ndarray]:
@@ -374,13 +385,25 @@ def keys_of(found: Fingerprint, quarter: int) -> tuple[np.ndarray, np.ndarray]:
     return keys[frames], frames
 
 
-def differing(one: Fingerprint, other: Fingerprint, begin: int, other_begin: int, frames: int) -> float:
-    """Share of differing bits among those that are strong in both; 1 where these are too few."""
+class Differing(NamedTuple):
+    """Shares of the bits that differ: of those that are strong in both clips, and of those that are in either."""
+
+    in_both: float
+    in_either: float
+
+
+def differing(one: Fingerprint, other: Fingerprint, begin: int, other_begin: int, frames: int) -> Differing:
+    """How two clips differ over some frames; by 1 where too few bits are strong in both."""
     mine, theirs = slice(begin, begin + frames), slice(other_begin, other_begin + frames)
-    strong = one.strong[mine] & other.strong[theirs]
-    total = int(np.bitwise_count(strong).sum(dtype=np.int64))
-    wrong = int(np.bitwise_count((one.bits[mine] ^ other.bits[theirs]) & strong).sum(dtype=np.int64))
-    return wrong / total if total >= MIN_STRONG else 1.0
+    unequal = one.bits[mine] ^ other.bits[theirs]
+    both, either = one.strong[mine] & other.strong[theirs], one.strong[mine] | other.strong[theirs]
+    if _count(both) < MIN_STRONG:
+        return Differing(1.0, 1.0)
+    return Differing(_count(both & unequal) / _count(both), _count(either & unequal) / _count(either))
+
+
+def _count(bits: np.ndarray) -> int:
+    return int(np.bitwise_count(bits).sum(dtype=np.int64))
 
 
 def self_errors(found: Fingerprint) -> float:
@@ -396,7 +419,7 @@ def self_errors(found: Fingerprint) -> float:
 def _self_errors(bits: bytes, strong: bytes) -> float:
     found = Fingerprint(np.frombuffer(bits, np.uint32), np.frombuffer(strong, np.uint32))
     lags = range(SELF_LAG, len(found.bits) - MIN_FRAMES + 1)
-    return min((differing(found, found, 0, lag, len(found.bits) - lag) for lag in lags), default=1.0)
+    return min((differing(found, found, 0, lag, len(found.bits) - lag).in_both for lag in lags), default=1.0)
 
 
 # ---- pairs -----------------------------------------------------------------------------------------------------------
@@ -427,7 +450,7 @@ class Pair:
         line = {"found": list(self.found), "train": self.train.told(), "evaluation": self.evaluation.told()}
         if self.match is None:
             return line
-        _, offset_s, shared_s, errors = self.match
+        _, offset_s, shared_s, errors, _ = self.match
         return line | {"offset_s": offset_s, "shared_s": shared_s, "errors": round(errors, 4)}
 
 
@@ -448,8 +471,8 @@ class Overlap:
         """The counts, a line each."""
         kinds = Counter(kind for pair in self.pairs for kind in pair.found)
         sides = [self.train, *([self.evaluation] if self.evaluation else [])]
-        lines = [f"{side.name}: {side.rows:,} rows, {len(side.clips):,} clips" for side in sides]
-        lines.append(f"overlap: {len(self.pairs):,} pairs of clips; {self._concerned()}")
+        lines = [f"{side.name}: {counted(side.rows, 'row')}, {counted(len(side.clips), 'clip')}" for side in sides]
+        lines.append(f"overlap: {counted(len(self.pairs), 'pair')} of clips; {self._concerned()}")
         for title, of in (("by source", BY_NAME), ("by sound", BY_SOUND)):
             told = ", ".join(f"{kind} {kinds[kind]:,}" for kind in of if kinds[kind])
             lines.append(f"  {title}: {self.count(of):,}" + (f" ({told})" if told else ""))
@@ -461,16 +484,16 @@ class Overlap:
             if side.problems.count:
                 lines.append(f"not compared, of {side.name}: {side.problems.summary()}")
         if self.passed_over:
-            lines.append(f"too common to be looked up: {self.passed_over:,} clips of {self.train.name}")
+            lines.append(f"too common to be looked up: {counted(self.passed_over, 'clip')} of {self.train.name}")
         return "\n".join(lines)
 
     def _concerned(self) -> str:
         first, second = ({id(clip): clip.rows for clip in clips} for clips in self._clips())
         if self.evaluation is None:
-            return f"{sum((first | second).values()):,} rows of {self.train.name}"
+            return f"{counted(sum((first | second).values()), 'row')} of {self.train.name}"
         return (
-            f"{sum(first.values()):,} rows of {self.train.name} "
-            f"and {sum(second.values()):,} rows of {self.evaluation.name}"
+            f"{counted(sum(first.values()), 'row')} of {self.train.name} "
+            f"and {counted(sum(second.values()), 'row')} of {self.evaluation.name}"
         )
 
     def _clips(self) -> tuple[list[Clip], list[Clip]]:
@@ -490,6 +513,7 @@ def find_overlap(train: Any, evaluation: Any = None, *, folder: str | Path, num_
     """What the rows of `train` share with those of `evaluation`, or among themselves where there are none of these.
 
     Both are what `load_rows` takes. folder: where fingerprints are kept. RowError where a set cannot be read.
+    Within one set, cuts of one file are no pair: that they belong together is plain.
     """
     first = read_side(train, "the training set" if evaluation is not None else "the set")
     second = None if evaluation is None else read_side(evaluation, "the evaluation set")
@@ -505,6 +529,7 @@ def find_overlap(train: Any, evaluation: Any = None, *, folder: str | Path, num_
     pairs = [
         Pair(first.clips[here], indexed.clips[there], tuple(sorted(kinds, key=order.index)), kinds.get("sound"))
         for (here, there), kinds in sorted(found.items())
+        if second is not None or not of_one_file(first.clips[here], first.clips[there])
     ]
     return Overlap(first, second, pairs, index.passed_over)
 
@@ -520,6 +545,27 @@ def refuse_overlap(train: Sequence[str], evaluation: Sequence[str], folder: str 
                 f"{len(found.pairs):,} recordings of training are in {against} too, the first in {where}; "
                 "`audiollm overlap` lists them: leave them out, or set refuse_overlap to false"
             )
+
+
+def refuse_duplicates(train: Sequence[str], folder: str | Path) -> None:
+    """ValueError if some rows of training are about different clips of one recording, with the first pair."""
+    found = find_overlap(list(train), folder=folder)
+    if found.pairs:
+        pair = found.pairs[0]
+        where = f"{pair.train.origin} and {pair.evaluation.origin} ({', '.join(pair.found)})"
+        lists = f"`audiollm overlap {shlex.quote(train[0])}` lists"
+        if len(train) > 1:
+            lists = "`audiollm overlap ROWS`, and `--with ROWS` for two files, list"
+        raise ValueError(
+            f"training has {counted(len(found.pairs), 'pair')} of clips of one recording, the first in {where}; "
+            f"{lists} them: leave them out, or set refuse_duplicates to false"
+        )
+
+
+def of_one_file(one: Clip, other: Clip) -> bool:
+    """Whether two clips are the same file or bytes, or cuts of them."""
+    whole, others = (replace(clip.part, start=None, end=None) for clip in (one, other))
+    return whole.key == others.key
 
 
 def read_side(source: Any, name: str) -> Side:
@@ -555,15 +601,11 @@ def _prints_of(side: Side, folder: Path, num_proc: int) -> Prints:
 
 
 def by_name(first: Sequence[Clip], second: Sequence[Clip]) -> Iterator[tuple[str, int, int]]:
-    """Clips that have a name in common, and which kind of name.
-
-    Within one set, cuts of one file are no pair: that they belong together is plain.
-    """
+    """Clips that have a name in common, and which kind of name."""
     known = _named(second)
     for name, here in _named(first).items():
         if first is second:
-            files = [clip.part.audio for clip in (first[number] for number in here)]
-            yield from ((name[0], here[0], other) for other, file in zip(here, files, strict=True) if file != files[0])
+            yield from ((name[0], here[0], other) for other in here[1:])
         elif name in known:
             yield from ((name[0], *pair) for pair in linked(here, known[name]))
 

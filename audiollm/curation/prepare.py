@@ -30,6 +30,7 @@ from audiollm.curation.mapped import is_map, read_map
 MANIFEST = "prepared.json"
 TABLES = frozenset((".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".yaml"))
 LONG_TABLE = 16 * 2**20
+MOST_NAMED = 5  # tables that were changed
 CHANGES_NOTHING = frozenset(("num_proc", "workers"))
 """Options that say how fast rows are made, and not which."""
 
@@ -59,17 +60,18 @@ def prepare(name: str, out: str | Path, options: Mapping[str, Any], *, overwrite
     out, converter = Path(out), running.find(spec)
     name = running.called(converter)
     settings = checked_options(converter, options)
-    wanted = {"converter": name, "options": _as_text(settings), "digest": digest(converter, settings)}
+    wanted = {"converter": name, "options": _as_text(settings), **identity(converter, settings)}
     file = out / manifest_name(settings.get("shard"))
     found = _manifest(file)
     if _is_done(found, wanted):
         print(f"{name}: {out} is there already ({_in_words(found)})")
         return float(found["seconds"])
     _make_room(file, found, wanted, overwrite)
-    _write_manifest(file, wanted)
-    of_others = set(out.iterdir()) if settings.get("shard") else set()
-    started = time.monotonic()
-    converted = _convert(spec, converter, out, settings)
+    with running.nothing_left_behind(out, file.name, running.parts_name(settings.get("shard"))):
+        _write_manifest(file, wanted)
+        of_others = set(out.iterdir()) if settings.get("shard") else set()
+        started = time.monotonic()
+        converted = _convert(spec, converter, out, settings)
     seconds = round(time.monotonic() - started, 1)
     made = sorted(path.name for path in set(out.iterdir()) - of_others - {file})
     figures = {"rows": dict(converted.written), "dropped": dict(converted.dropped), "seconds": seconds, "made": made}
@@ -137,15 +139,21 @@ def checked_options(converter: ModuleType, options: Mapping[str, Any]) -> dict[s
     return settings
 
 
-def digest(converter: ModuleType, settings: Mapping[str, Any]) -> str:
-    """Stands for the converter's code, its options and the tables that it reads: what it makes changes if this does."""
+def identity(converter: ModuleType, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`digest` stands for the converter's code, its options and the tables that it reads: what it makes changes if this
+    does. `tables` stands for each table, by name."""
     file = Path(inspect.getfile(converter.convert if hasattr(converter, "convert") else converter))
     sources = sorted(file.parent.glob("*.py")) if file.name == "__init__.py" else [file]
     content = [source.read_bytes() for source in sources] + [getattr(converter, "SPEC", "").encode()]
     that_matter = {key: value for key, value in settings.items() if key not in CHANGES_NOTHING}
     content.append(json.dumps(_as_text(that_matter), sort_keys=True).encode())
-    content += [_identity(table) for table in _tables(settings.get("source"))]
-    return hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
+    tables = {table.name: _identity(table) for table in _tables(settings.get("source"))}
+    content += tables.values()
+    return {"digest": _digest(b"\0".join(content)), "tables": {name: _digest(one) for name, one in tables.items()}}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _tables(source: Any) -> list[Path]:
@@ -218,7 +226,20 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         return f"by the converter {found['converter']!r}"
     old, new = found["options"], wanted["options"]
     changed = [f"{key}={old.get(key)} instead of {value}" for key, value in new.items() if old.get(key) != value]
-    return f"with {', '.join(changed)}" if changed else "from other tables, or by another version of the converter"
+    if changed:
+        return f"with {', '.join(changed)}"
+    if "tables" not in found:  # made by an earlier release
+        return "from other tables, or by another version of the converter"
+    return _changed_tables(found["tables"], wanted["tables"]) or "by another version of the converter"
+
+
+def _changed_tables(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """What became of the tables of the source since, a few of them by name; empty where nothing did."""
+    what = [f"{name} was changed" for name in new if old.get(name, new[name]) != new[name]]
+    what += [f"{name} was added" for name in new if name not in old]
+    what += [f"{name} was removed" for name in old if name not in new]
+    more = f" and {len(what) - MOST_NAMED} tables more" if len(what) > MOST_NAMED else ""
+    return f"from a source that is another now: {', '.join(what[:MOST_NAMED])}{more}" if what else ""
 
 
 def _write_manifest(file: Path, content: Mapping[str, Any]) -> None:
@@ -237,7 +258,7 @@ def _in_words(figures: Mapping[str, Any]) -> str:
 def _wait_for(name: str, out: Path, options: Mapping[str, Any]) -> float:
     """Wait until another process has made a folder."""
     converter = running.find(read_map(name).model_dump_json() if is_map(name) else name)
-    wanted = {"digest": digest(converter, checked_options(converter, options))}
+    wanted = identity(converter, checked_options(converter, options))
     while not _is_done(found := _manifest(out / MANIFEST), wanted):
         time.sleep(1)
     return float(found["seconds"])

@@ -16,7 +16,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -44,6 +44,28 @@ TROUBLE = (
     AttributeError,
     IndexError,
 )  # what `convert` raises at a row of another form
+
+
+@contextmanager
+def nothing_left_behind(out: Path, *own: str) -> Iterator[None]:
+    """Where what is done here fails, and nothing was made, remove what it began in `out`, and `out` if that was new.
+
+    own: names of the parts' folder and of what says how they are made. Made is a chunk that is done, which is gone on
+    with, or anything of another name. What was there before stays.
+    """
+    new_folders = [folder for folder in (out, *out.parents) if not folder.exists()]
+    before = set(out.iterdir()) if out.is_dir() else set()
+    try:
+        yield
+    except BaseException:
+        begun = (set(out.iterdir()) if out.is_dir() else set()) - before
+        if all(path.name in own and not any(path.glob("[0-9]*.json")) for path in begun):
+            for path in begun:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            with suppress(OSError):  # another process may write there
+                for folder in new_folders:
+                    folder.rmdir()
+        raise
 
 
 class Job(NamedTuple):
@@ -119,7 +141,7 @@ def run(
     converter = find(spec)
     config = config or (converter.SET.config if source in (None, converter.SET.hub) else None)
     mine, of = parse_shard(shard)
-    parts = out / ("parts" if of == 1 else f"parts-{mine}-of-{of}")
+    parts = out / parts_name(shard)
     parts.mkdir(parents=True, exist_ok=True)
     bad: list[RowError] = []
     chunks = chunks_of(converter, source, split, bad, config=config, revision=revision, limit=limit)
@@ -130,6 +152,12 @@ def run(
     convert_all(jobs, num_proc, called(converter))
     lines = Figures(len(bad), Counter(), [(error.origin, NOT_A_ROW, error.cause) for error in bad])
     return joined(out, parts, lines, "" if of == 1 else f"-{mine:05d}-of-{of:05d}")
+
+
+def parts_name(shard: str | None) -> str:
+    """The folder for the chunks, which each machine has for itself."""
+    mine, of = parse_shard(shard)
+    return "parts" if of == 1 else f"parts-{mine}-of-{of}"
 
 
 def mode_of(audio: Literal["auto", "paths", "embed", "flac"], chunk: Chunk, options: Mapping[str, Any]) -> AudioMode:

@@ -92,12 +92,19 @@ class Length(NamedTuple):
     trunk: int  # tokens that its questions share, those of the sound included
     branches: tuple[int, ...]  # tokens that each question adds
     rows: tuple[int, ...]  # tokens of each row by itself
+    teacher_trunk: int  # the same of what a teacher reads: tokens that its questions share
+    teacher_branches: tuple[int, ...]  # and those that each adds; 0 where nothing is told in words
 
     def of(self, indices: Sequence[int]) -> "Length":
         """With some of the questions."""
-        return self._replace(
-            branches=tuple(self.branches[index] for index in indices), rows=tuple(self.rows[index] for index in indices)
-        )
+        every = (self.branches, self.rows, self.teacher_branches)
+        branches, rows, taught = (tuple(tokens[index] for index in indices) for tokens in every)
+        return self._replace(branches=branches, rows=rows, teacher_branches=taught)
+
+    def tokens(self, indices: Sequence[int]) -> int:
+        """Tokens that some of the questions take, those of a teacher included."""
+        added = sum(self.branches[index] + self.teacher_branches[index] for index in indices)
+        return self.trunk + self.teacher_trunk + added
 
 
 class Groups(Protocol):
@@ -204,7 +211,8 @@ class Recordings(Dataset[Example]):
         """What `fit` depends on, beside the rows, as plain JSON."""
         known = [self.renderer.fingerprint(), self.supervise, self.with_text, self.share_audio]
         augmented = [] if self.augment is None else [str(self.augment.settings)]
-        return [*known, *asdict(self.limits).values(), self.questions_per_clip, *augmented]
+        taught = [] if self.teacher_text is None else [f"teacher: {self.teacher_text}"]
+        return [*known, *asdict(self.limits).values(), self.questions_per_clip, *augmented, *taught]
 
     def parts(self, indices: Sequence[int], length: Length) -> list[list[int]]:
         """Questions of a clip that fit into one sequence together, in their order."""
@@ -218,8 +226,13 @@ class Recordings(Dataset[Example]):
         return parts
 
     def most_tokens(self, length: Length) -> int:
-        """Tokens of a sequence, whichever of its questions are chosen."""
+        """Tokens of a sequence, whichever of its questions are chosen; what a teacher reads is another sequence."""
         return length.trunk + sum(sorted(length.branches, reverse=True)[: self.questions_per_clip])
+
+    def most_read(self, length: Length) -> int:
+        """Tokens of a sequence and of its teacher's, whichever of its questions are chosen."""
+        added = [one + taught for one, taught in zip(length.branches, length.teacher_branches, strict=True)]
+        return length.trunk + length.teacher_trunk + sum(sorted(added, reverse=True)[: self.questions_per_clip])
 
     def too_long(self, row: Row, num_tokens: int) -> BadRow:
         """What is said of a row that the limits do not let in."""
@@ -228,35 +241,47 @@ class Recordings(Dataset[Example]):
             cause = "does not fit into one sequence with the other questions of its clip"
         return bad_row("measuring", RowError(row.origin, "", cause, row.id))
 
+    def too_long_to_read(self, row: Row, num_tokens: int) -> BadRow:
+        """What is said of a row whose words the language model has too few positions for."""
+        cause = f"takes {num_tokens:,} tokens with its {self.teacher_text}, and the model has {self.limits.positions:,}"
+        return bad_row("measuring", RowError(row.origin, "", cause, row.id))
+
     def length(self, rows: Sequence[Row]) -> Length:
         """Of the rows of one recording; from the rows' times, or else the header of the file."""
         seconds = [clip.seconds() for clip in rows[0].clips]
         samples = [round(length * self.renderer.sampling_rate) or self.silence for length in seconds]
         if self.augment is not None:
             samples = [self.augment.longest(length, self.renderer.sampling_rate) for length in samples]
+        nothing = (0,) * len(rows)
         if not self.with_text:
-            return Length(
-                sum(seconds), sum(map(self.renderer.num_audio_tokens, samples)), (0,) * len(rows), (0,) * len(rows)
-            )
-        rendered = [self.render(row, samples) for row in rows]
+            return Length(sum(seconds), sum(map(self.renderer.num_audio_tokens, samples)), nothing, nothing, 0, nothing)
+        rendered = [self.as_taught(row, samples) for row in rows]
         if len(rows) == 1 and len(rendered[0]) == 1:  # it shares nothing, and most large sets have one question a clip
-            size = len(rendered[0][0].input_ids)
-            return Length(sum(seconds), 0, (size,), (size,))
+            [only] = rendered[0]
+            size, read = len(only.input_ids), len(only.teacher.input_ids) if only.teacher else 0
+            return Length(sum(seconds), 0, (size,), (size,), 0, (read,))
         parts = self.split([tokens for one in rendered for tokens in one])
-        trunks = {id(tokens): trunk_length(part) for part in parts for tokens in part}
-        branches = [sum(len(tokens.input_ids) - trunks[id(tokens)] for tokens in one) for one in rendered]
-        alone = [max((len(tokens.input_ids) for tokens in one), default=0) for one in rendered]
-        return Length(sum(seconds), sum(trunks[id(part[0])] for part in parts), tuple(branches), tuple(alone))
+        alone = tuple(max((len(tokens.input_ids) for tokens in one), default=0) for one in rendered)
+        trunk, branches = shared_and_added(rendered, parts)
+        return Length(sum(seconds), trunk, branches, alone, *shared_and_added(teachers(rendered), teachers(parts)))
+
+    def as_taught(self, row: Row, lengths: Sequence[int]) -> Sequence[Tokens]:
+        """The sequences of a row, each with its teacher's where the row has the words."""
+        sequences = self.render(row, lengths)
+        try:
+            return self.with_teacher(row, sequences)
+        except RowError:
+            return sequences
 
     def num_tokens(self, key: tuple[int, int]) -> int:
-        """Tokens of what `self[key]` gives; some of the questions may have more in common, and take fewer.
+        """Tokens of what `self[key]` gives, what a teacher reads included; questions may have more in common.
 
         Of rows that stay on disk it is known what they take at most.
         """
         if not isinstance(self.groups, list):
             return int(self.groups.tokens(np.array([key[1]]))[0])
         length = self.lengths[key[1]]
-        return length.trunk + sum(length.branches[index] for index in self.choose(*key, len(length.branches)))
+        return length.tokens(self.choose(*key, len(length.branches)))
 
     @property
     def silence(self) -> int:
@@ -301,10 +326,12 @@ class Recordings(Dataset[Example]):
             except RowError as error:
                 left_out.append(bad_row("rendering", error))
                 continue
-            every = [one for tokens in sequences for one in (tokens, tokens.teacher) if one is not None]
-            size = max((len(tokens.input_ids) for tokens in every), default=0)
+            size = max((len(tokens.input_ids) for tokens in sequences), default=0)
+            read = max((len(tokens.input_ids) for tokens in teachers([sequences])[0]), default=0)
             if size > self.limits.of_row:
                 left_out.append(self.too_long(row, size))
+            elif read > (self.limits.positions or math.inf):
+                left_out.append(self.too_long_to_read(row, read))
             else:
                 rendered += sequences
         return rendered, left_out
@@ -372,8 +399,21 @@ class Recordings(Dataset[Example]):
 
 def read_by_teacher(parts: Sequence[Sequence[Tokens]]) -> tuple[PackedSequence, ...]:
     """What a teacher reads in the place of each packed sequence, its answers in the same order."""
-    every = [[tokens.teacher for tokens in part if tokens.teacher is not None] for part in parts]
-    return tuple(pack_branches(part) for part in every if part)
+    return tuple(pack_branches(part) for part in teachers(parts) if part)
+
+
+def teachers(parts: Sequence[Sequence[Tokens]]) -> list[list[Tokens]]:
+    """What a teacher reads in the place of each sequence of some; of those without one, nothing."""
+    return [[tokens.teacher for tokens in part if tokens.teacher is not None] for part in parts]
+
+
+def shared_and_added(
+    rows: Sequence[Sequence[Tokens]], parts: Sequence[Sequence[Tokens]]
+) -> tuple[int, tuple[int, ...]]:
+    """Tokens that sequences share, all parts together, and those that each row adds."""
+    trunks = {id(tokens): trunk_length(part) for part in parts for tokens in part}
+    added = (sum(len(tokens.input_ids) - trunks[id(tokens)] for tokens in one) for one in rows)
+    return sum(trunks[id(part[0])] for part in parts if part), tuple(added)
 
 
 def num_samples(sound: Sounding) -> int:

@@ -5,7 +5,8 @@
     FOLDER/index/HASH-LENGTHS.rows    the rows of sequences that do not hold all rows of their recording (4 bytes a row)
 
 A sequence is what the limits let in of a recording, or a part of it where its questions are split. LENGTHS stands for
-all that decides it: the words and sizes of the model (not its weights), the limits, which turns are learned.
+all that decides it: the words and sizes of the model (not its weights), the limits, which turns are learned, what a
+teacher reads.
 Not here: how long a row is and which rows go together (`Recordings.fit` in dataset.py), the index (streams.py).
 """
 
@@ -130,7 +131,7 @@ class Chunks(Dataset[Any]):
             parts, longer = self.recordings.fit(rows)
             for indices, length in parts:
                 some = indices if len(indices) < len(rows) else []
-                tokens = self.recordings.most_tokens(length)
+                tokens = self.recordings.most_read(length)
                 sequences.append((number, tokens, length.seconds, len(chosen), len(some)))
                 chosen += some
             bad += longer

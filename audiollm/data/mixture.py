@@ -51,7 +51,7 @@ class Loaded:
     def measured(self, recordings: Recordings) -> tuple["Loaded", list[BadRow]]:
         """What the limits let in, and the rows that they leave out."""
         groups, lengths, bad = recordings.fitting(self.groups)
-        return Loaded(groups, [recordings.most_tokens(length) for length in lengths], self.num_rows), bad
+        return Loaded(groups, [recordings.most_read(length) for length in lengths], self.num_rows), bad
 
 
 Part = Stream | Measured | Loaded

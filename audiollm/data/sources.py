@@ -46,6 +46,8 @@ DETECT_ROWS = 1000  # rows that tell the format of a file
 BATCH_ROWS = 1000  # as many rows of a Parquet file or Dataset are turned into Python objects at once
 WHOLE_BYTES = 64 * 2**20  # a larger file is known by its size and its ends
 END_BYTES = 2**20
+HEAD_BYTES = 1024  # that tell whether a file is text
+NOT_TEXT = "is not UTF-8; give rows as text, saved as UTF-8"
 
 
 class Problems:
@@ -298,17 +300,21 @@ def _open_path(path: Path) -> Opened:
 def read_jsonl(path: Path) -> Placed:
     """One object a line; empty lines count, but are no rows."""
     with path.open("rb") as file:
+        _refuse_binary(path, file.peek(HEAD_BYTES))
         yield from _read_lines(path, file)
 
 
 def read_json(path: Path) -> Placed:
     """A list of objects, or one object a line, which some tools also name .json."""
     data = path.read_bytes()
+    _refuse_binary(path, data)
     if not data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
         yield from _read_lines(path, data.splitlines())
         return
     try:
         rows = json.loads(data)
+    except UnicodeDecodeError:
+        raise RowError(str(path), "", NOT_TEXT) from None
     except (ValueError, RecursionError) as error:
         raise RowError(str(path), "", f"broken JSON ({error}); write a list of objects, or .jsonl") from None
     yield from _numbered(str(path), rows)
@@ -361,8 +367,15 @@ def read_dataset(dataset: Any, name: str = "dataset") -> Placed:
 def read_recordings(folder: Path) -> Placed:
     """A folder of recordings, each with a .txt file of the same name that holds the answer; folders in it count too."""
     recordings = sorted(path for path in folder.rglob("*") if path.suffix.lower() in RECORDINGS)
+    tables = _tables_in(folder)
     if not recordings:
-        raise RowError(str(folder), "", f"holds no recording; for files of rows name them, as in {folder}/*.jsonl")
+        named = tables or f"{folder}/*.jsonl"
+        raise RowError(str(folder), "", f"holds no recording; for files of rows name them, as in {named}")
+    if tables and not any(path.with_suffix(".txt").is_file() for path in recordings):
+        cause = f"holds files of rows, and recordings without texts beside them; name the rows: {tables}"
+        raise RowError(str(folder), "", cause)
+    if tables:
+        log.warning("%s: is read as recordings with texts; to read its files of rows name them: %s", folder, tables)
     heard = {path.with_suffix("") for path in recordings}
     alone = sorted(path for path in folder.rglob("*.txt") if path.with_suffix("") not in heard)
     if alone:
@@ -390,6 +403,13 @@ READERS: dict[str, Callable[[Path], Placed]] = {
 }
 
 
+def _tables_in(folder: Path) -> str | None:
+    """The pattern that names the files of rows in a folder; none where it holds none."""
+    there = {path.suffix.lower() for path in folder.iterdir() if path.is_file()}
+    kinds = sorted(READERS, key=".json".__eq__)  # .json last: it may be anything
+    return next((f"{folder}/*{kind}" for kind in kinds if kind in there), None)
+
+
 def _answer_beside(recording: Path) -> str | RowError:
     text = recording.with_suffix(".txt")
     try:
@@ -411,6 +431,12 @@ def _dialect(path: Path, header: str) -> type[csv.Dialect]:
     return TabDialect if path.suffix.lower() == ".tsv" else Dialect
 
 
+def _refuse_binary(path: Path, beginning: bytes) -> None:
+    """RowError for what is no text at all, once and not for each of its lines."""
+    if b"\0" in beginning[:HEAD_BYTES]:
+        raise RowError(str(path), "", f"is no text file: it {NOT_TEXT}")
+
+
 def _read_lines(path: Path, lines: Iterable[bytes]) -> Placed:
     for number, line in enumerate(lines, start=1):
         if line and not line.isspace():
@@ -422,6 +448,8 @@ def line_of(place: str, line: bytes) -> Raw | RowError:
     """The object on a line, or why it is none."""
     try:
         return object_of(place, json.loads(line))
+    except UnicodeDecodeError:
+        return RowError(place, "", NOT_TEXT)
     except (ValueError, RecursionError) as error:
         return RowError(place, "", f"broken JSON ({error}); write one object a line")
 

@@ -4,9 +4,9 @@ Not here: loading what was saved (checkpoint.py).
 """
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from audiollm.models.listening import LISTENING, ListeningSettings
 from audiollm.models.modeling import AudioLLMForConditionalGeneration, connector_between
 from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.quantize import check_scheme, quantize_linears
+from audiollm.models.settings import SettingError
 
+T = TypeVar("T")
 Spec = str | Mapping[str, Any]
 """A checkpoint's name or folder, or a mapping with `checkpoint`, `revision` and `quantize`, or with `config`."""
 
@@ -90,7 +92,7 @@ def as_mapping(spec: Spec) -> dict[str, Any]:
 def build_encoder(spec: EncoderSpec, dtype: torch.dtype) -> tuple[Any, dict[str, Any] | None]:
     """The encoder and, for a checkpoint, what identifies it; of several, what identifies each, if all have one."""
     if not isinstance(spec, str | Mapping):
-        built = [build_encoder(one, dtype) for one in spec]
+        built = each(spec, lambda one: build_encoder(one, dtype))
         towers, bases = [tower for tower, _ in built], [base for _, base in built]
         tower = SideBySide(SideBySideConfig(encoders=[one.config for one in towers]), towers)
         return tower, {"several": bases} if all(bases) else None
@@ -104,10 +106,21 @@ def build_encoder(spec: EncoderSpec, dtype: torch.dtype) -> tuple[Any, dict[str,
     return tower, base_of(spec, tower)
 
 
+def each(specs: Sequence[Spec], make: Callable[[Spec], T]) -> list[T]:
+    """What is made of each of several encoders; a SettingError says which one it is about."""
+    made: list[T] = []
+    for number, one in enumerate(specs):
+        try:
+            made.append(make(one))
+        except SettingError as error:
+            raise SettingError(error.key.replace("encoder.", f"encoder.{number}."), error.cause) from error
+    return made
+
+
 def encoder_on_paper(spec: EncoderSpec) -> Any:
     """The config of an encoder, or of several, without its weights."""
     if not isinstance(spec, str | Mapping):
-        return SideBySideConfig(encoders=[encoder_on_paper(one) for one in spec])
+        return SideBySideConfig(encoders=each(spec, encoder_on_paper))
     spec = as_mapping(spec)
     if spec.get("checkpoint") is not None:
         config = config_of_checkpoint(spec)

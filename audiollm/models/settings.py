@@ -24,6 +24,15 @@ class Settings(BaseModel):
         return values
 
 
+class SettingError(ValueError):
+    """A setting does not fit the part that it is about; `key` is as in `model:`, so that a recipe can tell its line."""
+
+    def __init__(self, key: str, cause: str) -> None:
+        super().__init__(f"{key} {cause}")
+        self.key = key
+        self.cause = cause
+
+
 def refuse_unknown(keys: Iterable[Any], known: Iterable[str], *, title: str, what: str = "a setting") -> None:
     """Raise pydantic's ValidationError, with one entry for each of `keys` that is not among `known`."""
     known = list(known)

@@ -1,4 +1,4 @@
-"""How figures read: percentages, durations, and what each metric means in words.
+"""How figures read: counts, percentages, durations, and what each metric means in words.
 
 Not here: where the figures come from (audiollm/evaluation).
 """
@@ -28,6 +28,11 @@ METRICS = {
 def metric_note(metric: str) -> MetricNote:
     """The words for a metric; its own name where there are none."""
     return METRICS.get(metric, MetricNote(metric))
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 "row" -> "1 row", 1200 -> "1,200 rows"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def percent(fraction: float | None) -> str:

@@ -25,7 +25,7 @@ from audiollm import audio
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Row, RowError
 from audiollm.report import spectrogram
-from audiollm.report.figures import duration, percent
+from audiollm.report.figures import counted, duration, percent
 from audiollm.report.html import PLAYER_RATE, TEMPLATES, beginning, data_uri, write_page
 
 PLAYER_SECONDS = 30.0
@@ -177,7 +177,7 @@ def render_inspection(found: Inspection, examples: Sequence[Row]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "hours": hours, "bars": bars}
+    environment.filters |= {"percent": percent, "hours": hours, "bars": bars, "counted": counted}
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     styles = [(TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "inspection.css")]
     return environment.get_template("inspection.html").render(
@@ -280,7 +280,8 @@ def print_inspection(found: Inspection, console: Console | None = None) -> None:
     """Print the figures as tables; the page has more."""
     console = console or Console()
     part = shares(found)
-    console.print(Text(f"{plain(found.source)}: {found.rows:,} rows, {found.recordings:,} recordings, "
+    console.print(Text(f"{plain(found.source)}: {counted(found.rows, 'row')}, "
+                       f"{counted(found.recordings, 'recording')}, "
                        f"{hours(found.hours)} ({hours(found.hours_heard)} with repetitions), "
                        f"{found.tokens:,} supervised {found.token_unit}"))  # fmt: skip
     for name, groups in found.groups.items():
@@ -301,12 +302,13 @@ def sound_sentence(found: Inspection) -> str:
     """What was decoded, and how much of it is clipped or silent."""
     heard, part = found.sound, shares(found)
     if not heard.recordings:
-        return f"decoded: none of {found.recordings:,} recordings"
+        return f"decoded: none of {counted(found.recordings, 'recording')}"
     rates = ", ".join(f"{rate} ({count:,})" for rate, count in heard.rates.items())
     channels = ", ".join(f"{number} ({count:,})" for number, count in heard.channels.items())
     return (
-        f"decoded {heard.recordings:,} of {found.recordings:,} recordings: {percent(part['clipped'])} clipped, "
-        f"{percent(part['silent'])} silent; sampling rates {rates}; channels {channels}"
+        f"decoded {heard.recordings:,} of {counted(found.recordings, 'recording')}: "
+        f"{percent(part['clipped'])} clipped, {percent(part['silent'])} silent; "
+        f"sampling rates {rates}; channels {channels}"
     )
 
 

@@ -2,8 +2,9 @@
 
   held          weights, and for what trains a gradient and the optimizer's state, all part by part
   kept          what the forward pass keeps for the backward pass, by token (`kept_by_layer` says what that is); with
-                activations computed again that is what goes into each layer
-  worked with   a layer in the backward pass, or a chunk of logits; a quantised layer's weight in bfloat16
+                activations computed again that is what goes into each layer; of a connector see paper.py
+  worked with   a layer in the backward pass, what a teacher reads, or a chunk of logits; a quantised layer's weight in
+                bfloat16
 
 Attention clip by clip keeps no matrix of tokens by tokens. CUDA's own share is in CARDS_GIB. Not here: several devices.
 """
@@ -21,15 +22,21 @@ from audiollm.data.dataset import Recordings, num_samples
 from audiollm.models.chunked_loss import CHUNK_VALUES
 from audiollm.models.encoders import SideBySide
 from audiollm.models.freezing import part_of
+from audiollm.models.modeling import connector_between, is_trainable
+from audiollm.models.native.modeling import NativeAudioLLM
 from audiollm.models.quantize import can_be_quantized
+from audiollm.models.two_towers import AudioTextModel
 from audiollm.recipe_trainer import MUON
 from audiollm.training.muon import matrices
+from audiollm.training.paper import WITH_VALUES, kept_by_connector
 
 GIB, MIB = 2**30, 2**20
 MOST = 8191
 """Recordings of a micro-batch above which `largest` does not look."""
 CARDS_GIB = {"24 GB": 22.0, "80 GB": 76.0}
 """What a card has for tensors once the driver, CUDA's context and the allocator's fragments have taken theirs."""
+COMPARED = {"qwen2_audio", "audioflamingo3", "musicflamingo", "glmasr", "granite_speech", "granite_speech_plus"}
+"""Models that transformers has itself whose estimate was compared with what a step takes, their encoder frozen."""
 STATE_BYTES = {
     "sgd": 0, "lomo": 0, "lion_8bit": 1, "paged_lion_8bit": 1, "adamw_torch_4bit": 1, "rmsprop_bnb_8bit": 1,
     "adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "adamw_torch_8bit": 2, "ademamix_8bit": 3,
@@ -44,6 +51,8 @@ MARGIN = 1.1
 """On what is kept: norms of heads, masks, what is small."""
 LOGIT_BYTES = 16
 """A logit in bfloat16, in float32, its log-probability, and the gradients of them."""
+TAUGHT_BYTES = 24
+"""The same of a student and its teacher: the teacher's log-probability, both sides' logits divided, the divergence."""
 
 
 def needs_bitsandbytes(optim: str) -> bool:
@@ -70,12 +79,16 @@ class Held:
 
 @dataclass(frozen=True)
 class Load:
-    """What the heaviest recording of a stage brings: tokens in its sequence, supervised ones, and encoder frames."""
+    """What the heaviest recording of a stage brings: tokens in its sequence, supervised ones, and encoder frames.
+
+    `read`: tokens of what a teacher reads in its place.
+    """
 
     tokens: int
     supervised: int
     frames: int
     seconds: float
+    read: int = 0
 
 
 def held(
@@ -168,19 +181,20 @@ def kept_by_layer(module: Any, size: int, *, casts: bool, keeps_inputs: bool = F
 
 @dataclass(frozen=True)
 class Activations:
-    """What a micro-batch takes beside what is held, in bytes: `kept` and `layer` for each of its recordings.
+    """What a micro-batch takes beside what is held, in bytes: `kept`, `layer` and `read` for each of its recordings.
 
-    The most is needed either at the end of the forward pass or in the backward pass of a layer.
+    The most is needed at the end of the forward pass, in the backward pass of a layer, or while a teacher reads.
     """
 
     kept: float
     layer: float
+    read: float
     logits: Callable[[int], float]
     casts: float
     fixed: float
 
     def __call__(self, recordings: int) -> float:
-        most = max(self.logits(recordings) + self.casts, self.layer * recordings)
+        most = max(max(self.logits(recordings), self.read * recordings) + self.casts, self.layer * recordings)
         return self.kept * recordings + self.fixed + most
 
 
@@ -191,6 +205,7 @@ def activations(
     size = 2 if trainer.get("bf16") or trainer.get("fp16") else 4
     again = bool(trainer.get("activation_checkpointing") or trainer.get("gradient_checkpointing"))
     language_model, config = model.model.language_model, model.config.text_config
+    again &= is_trainable(language_model)  # a frozen one stays in evaluation mode, where nothing is computed again
     linears = linear_layers(language_model)
     fused = bool(trainer.get("use_liger_kernel"))
     layer = kept_by_layer(language_model, size, casts=size == 2, keeps_inputs=quantize == "int8", fused=fused)
@@ -203,24 +218,49 @@ def activations(
     chunk = max(CHUNK_VALUES // config.vocab_size, 1)
 
     def logits(recordings: int) -> float:
-        return LOGIT_BYTES * config.vocab_size * min(chunk, load.supervised * recordings)
+        of_each = TAUGHT_BYTES if load.read else LOGIT_BYTES
+        return of_each * config.vocab_size * min(chunk, load.supervised * recordings)
 
     copies = copied(model, size, load, in_bfloat16, quantize)
     fixed = 2 * max(linear.weight.numel() for _, linear in linears) if quantize and load.tokens else 0
     if model.lm_head.weight.requires_grad and load.supervised:
         fixed += 8 * model.lm_head.weight.numel()  # its gradient over the chunks so far, and of this one
     worked_with = load.tokens * layer * (1.5 if again else 0.5)
-    return Activations(MARGIN * kept, MARGIN * worked_with, logits, copies * again, fixed + copies * (not again))
+    of_teacher = load.read * layer  # which keeps nothing: a layer at a time
+    return Activations(
+        MARGIN * kept, MARGIN * worked_with, MARGIN * of_teacher, logits, copies * again, fixed + copies * (not again)
+    )
 
 
 def kept_by_listening(model: Any, size: int, again: bool, load: Load) -> float:
     """Bytes that encoder and connector keep of a recording; of a frozen encoder those that one layer works with."""
-    encoder = model.model.audio_tower
+    encoder = model.encoder
     hears = any(p.requires_grad for p in encoder.parameters())
     layers = 1 if again or not hears else depth_of(encoder) + 1
-    connector = [layer for _, layer in linear_layers(model.model.connector)]
-    of_connector = size * sum(layer.in_features + layer.out_features for layer in connector)
-    return load.frames * (kept_by_layer(encoder, size, casts=size == 2) * layers + of_connector)
+    of_encoder = load.frames * kept_by_layer(encoder, size, casts=size == 2) * layers
+    if isinstance(model, NativeAudioLLM):
+        return of_encoder + load.frames * size * sum(map(of_linears, model.connectors))
+    return of_encoder + of_connector(model, size, load, hears)
+
+
+def of_connector(model: Any, size: int, load: Load, hears: bool) -> float:
+    """Bytes that the connector keeps of a recording; of one that cannot be run on paper those of its linear layers."""
+    if not load.frames:
+        return 0.0
+    connector, config = model.model.connector, model.config.audio_config.to_dict()
+    trains = any(p.requires_grad for p in connector.parameters())
+    sections = type(model.model.audio_tower).sections(config)
+    try:
+        return kept_by_connector(
+            lambda: connector_between(model.config), load.frames, sections, bf16=size == 2, trains=trains, hears=hears
+        )
+    except WITH_VALUES:
+        return load.frames * size * of_linears(connector)
+
+
+def of_linears(module: nn.Module) -> int:
+    """Values a frame that go into linear layers, and come out of them."""
+    return sum(layer.in_features + layer.out_features for _, layer in linear_layers(module))
 
 
 def copied(model: Any, size: int, load: Load, in_bfloat16: Collection[str], quantize: str | None) -> float:
@@ -250,11 +290,15 @@ def heaviest(recordings: Recordings, model: Any) -> Load:
 
     Of rows that stay on disk it is the one whose sound is longest, as no other is read.
     """
-    rate = model.config.sampling_rate
-    a_second = model.config.num_audio_tokens(10 * rate) / 10
+    processor: Any = recordings.renderer
+    rate = processor.sampling_rate
+    a_second = processor.num_audio_tokens(10 * rate) / 10
 
     def size(number: int) -> float:
-        texts = sum(len(message.text) for row in recordings.groups[number] for message in row.messages)
+        rows = recordings.groups[number]
+        texts = sum(len(message.text) for row in rows for message in row.messages)
+        if recordings.teacher_text is not None:
+            texts += sum(len(getattr(clip, recordings.teacher_text) or "") for clip in rows[0].clips)
         return recordings.seconds(number) * a_second + texts / 4
 
     if isinstance(recordings.groups, list):
@@ -264,20 +308,40 @@ def heaviest(recordings: Recordings, model: Any) -> Load:
     example = recordings[0, heaviest]
     supervised = sum(int((sequence.shift_labels != -100).sum()) for sequence in example.sequences)
     samples = [num_samples(sound) for sound in example.sounds]
-    frames = sum(frames_of(model, number) for number in samples)
-    return Load(sum(map(len, example.sequences)), supervised, frames, sum(samples) / rate)
+    frames = sum(frames_of(model, processor, number) for number in samples)
+    read = sum(map(len, example.teacher))
+    return Load(sum(map(len, example.sequences)), supervised, frames, sum(samples) / rate, read)
 
 
-def assumed(model: Any, with_text: bool) -> Load:
-    """A clip of 30 s with 100 tokens of text, half of them supervised: where the rows are not there yet."""
-    samples = 30 * model.config.sampling_rate
-    tokens = model.config.num_audio_tokens(samples) + 100 if with_text else 0
-    return Load(tokens, 50 if with_text else 0, frames_of(model, samples), 30.0)
+def assumed(model: Any, processor: Any, with_text: bool, taught: bool = False) -> Load:
+    """A clip of 30 s with 100 tokens of text, half of them supervised: where the rows are not there yet.
+
+    A teacher reads 100 tokens in place of the sound.
+    """
+    samples = 30 * processor.sampling_rate
+    tokens = processor.num_audio_tokens(samples) + 100 if with_text else 0
+    frames = frames_of(model, processor, samples)
+    return Load(tokens, 50 if with_text else 0, frames, 30.0, 200 if taught else 0)
 
 
-def frames_of(model: Any, samples: int) -> int:
-    """Encoder frames of a clip."""
-    return int(type(model.model.audio_tower).num_frames(model.config.audio_config.to_dict(), samples))
+def frames_of(model: Any, processor: Any, samples: int) -> int:
+    """Encoder frames of a clip; of a model that transformers has itself, those of its spectrogram, which are more."""
+    if isinstance(model, NativeAudioLLM):
+        [features] = processor.features([np.zeros(samples, np.float32)])["features"]
+        sound = features["input_features"]
+        return int(sound.numel() // min(sound.shape[-2:]))
+    return int(type(model.encoder).num_frames(model.config.audio_config.to_dict(), samples))
+
+
+def unknown(model: Any) -> str:
+    """What it is for whose sake it is not known what a micro-batch adds; empty where that is known."""
+    if isinstance(model, AudioTextModel):
+        return "two towers"
+    if isinstance(model, NativeAudioLLM) and model.config.native_config.model_type not in COMPARED:
+        return f"a {model.kind.title} model"
+    if isinstance(model, NativeAudioLLM) and is_trainable(model.encoder):
+        return f"the encoder of a {model.kind.title} model, which trains here"
+    return ""
 
 
 def largest(card_gib: float, state: float, activations: Activations) -> int:

@@ -1,4 +1,4 @@
-"""What a recipe would do, without training: every setting and its origin, what trains, a sample, memory and steps.
+"""What a recipe would do, without training: what trains, memory, steps and a sample; then who said which setting.
 
 No weights are loaded: the model is built on torch's meta device from configs alone.
 """
@@ -31,10 +31,10 @@ from audiollm.models.processing import AudioLLMProcessor
 from audiollm.models.towers_parts import pooling_of, text_config_of
 from audiollm.models.towers_processing import AudioTextProcessor
 from audiollm.models.two_towers import AudioTextModel
-from audiollm.recipe import ModelSettings, Recipe, StageSettings, missing_files, require_files
+from audiollm.recipe import ModelSettings, Recipe, StageSettings, missing_files, prepare_command, require_files
 from audiollm.training import memory
 from audiollm.training.memory import GIB, MIB, Load
-from audiollm.training.objectives import build_objective, objectives_of
+from audiollm.training.objectives import Objective, build_objective
 from audiollm.training.requirements import (
     Sharding,
     refuse_sharded_muon,
@@ -52,30 +52,38 @@ from audiollm.training.stages import (
     recordings_of,
     refuse_frames,
     require_kind,
+    teacher_text_of,
     with_prompts,
 )
 from audiollm.training.trainer import train_sampler
 
 
 def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False) -> None:
-    """Print what training this recipe would do; ValueError for what would stop it."""
+    """Print what training this recipe would do, and what it says; ValueError for what would stop it."""
     sharding = Sharding(deepspeed, fsdp)
     refuse_sharded_muon(recipe, list(recipe.stages), sharding)
     refuse_sharded_towers(recipe, sharding)
     console = Console(width=None if sys.stdout.isatty() else 160)
+    rehearse(console, recipe, sharding)
     console.print(settings_table(recipe))
+    require_files(recipe)
+
+
+def rehearse(console: Console, recipe: Recipe, sharding: Sharding) -> None:
+    """Print what each stage would do; of rows that are not there, nothing."""
     try:
         require_libraries(recipe)
     except (ImportError, ValueError) as error:
         console.print(f"training here: {error}")
     unmade = [c for c in recipe.prepare if not Path(recipe.prepared_folder(c)).is_dir()]
     if unmade:
-        names = ", ".join(unmade)
-        console.print(f"{names}: not made yet; `audiollm prepare` makes it, and then a sample is shown here")
-        require_files(recipe)
+        for name in unmade:
+            told = f"{name}: not made yet; `{prepare_command(recipe, name)}` makes it, and then a sample is shown here"
+            console.print(Text(told), soft_wrap=True)
         return
     missing = missing_files(recipe)
-    model, processor = on_paper(recipe)
+    with recipe.placed():
+        model, processor = on_paper(recipe)
     done = RunFolder.open(recipe.output).stages
     if sharding.option:
         console.print(f"memory is that of a device that holds everything: what {sharding.option} spreads is in it")
@@ -87,16 +95,16 @@ def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False)
         if data is not None and name not in done:
             check_licences(recipe, name, data)
         describe_stage(console, name, stage, model, data, processor, bases)
-    require_files(recipe)
 
 
 def settings_table(recipe: Recipe) -> Table:
-    """Every setting, its value, and who said it."""
-    table = Table(Column("setting", no_wrap=True), "value", "from", title=f"recipe {recipe.name}")
-    for key, value in recipe.values.items():
-        origin = recipe.provenance[key]
-        cells = [Text(text, overflow="fold") for text in (key, str(value), origin)]
-        table.add_row(*cells, style="dim" if origin == "default" else "")
+    """Every setting that somebody said, its value, and who that was; how many others there are."""
+    said = {key: origin for key, origin in recipe.provenance.items() if origin != "default"}
+    others = f"{len(recipe.values) - len(said)} more are at their defaults, which `audiollm schema` tells"
+    columns = (Column("setting", no_wrap=True), "value", "from")
+    table = Table(*columns, title=f"settings of recipe {recipe.name}", caption=others)
+    for key, origin in said.items():
+        table.add_row(*(Text(text, overflow="fold") for text in (key, str(recipe.values[key]), origin)))
     return table
 
 
@@ -230,8 +238,8 @@ def describe_stage(
     """What trains, memory, and where the rows are there: steps and a sample with its supervised part marked."""
     prepare_lora(model, stage)
     select_trainable(model, list(stage.train))
-    known = objectives_of(isinstance(model, AudioTextModel))
-    with_text = any(known[objective].needs_text for objective in stage.objectives)
+    objectives = objectives_on_paper(stage, model, processor)
+    with_text = any(objective.needs_text for objective in objectives.values())
     recordings = None
     if data is not None:
         settings = stage.data
@@ -243,15 +251,15 @@ def describe_stage(
             with_text=with_text,
             groups=data.mixture,
             limits=Limits(settings.max_tokens, positions_of(model), settings.too_long),
+            teacher_text=teacher_text_of(objectives),
         )
     if isinstance(processor, NativeProcessor):
         refuse_frames(stage, f"stages.{name}")
-        load = None
-    elif isinstance(model, AudioTextModel):
-        load = None
-    else:
-        load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, with_text)
-    describe_memory(console, name, stage, model, processor, load, in_bfloat16, "longest" if recordings else "assumed")
+    load = None
+    if not memory.unknown(model):
+        taught = teacher_text_of(objectives) is not None
+        load = memory.heaviest(recordings, model) if recordings else memory.assumed(model, processor, with_text, taught)
+    describe_memory(console, name, stage, model, objectives, load, in_bfloat16, "longest" if recordings else "assumed")
     if data is None or recordings is None:
         return
     if stage.data.measured:
@@ -262,12 +270,21 @@ def describe_stage(
         console.print(sample(data.train[0], recordings, processor))
 
 
+def objectives_on_paper(stage: StageSettings, model: Any, processor: Any) -> dict[str, Objective]:
+    """The stage's objectives by name, without weights."""
+    with torch.device("meta"):
+        return {
+            name: build_objective(name, block.model_dump(), model=model, processor=processor)
+            for name, block in stage.objectives.items()
+        }
+
+
 def describe_memory(
     console: Console,
     name: str,
     stage: StageSettings,
     model: AudioLLMForConditionalGeneration,
-    processor: AudioLLMProcessor,
+    objectives: Mapping[str, Objective],
     load: Load | None,
     in_bfloat16: Collection[str],
     what: str,
@@ -276,23 +293,20 @@ def describe_memory(
 
     Without `load` it is not known what a micro-batch adds.
     """
-    with torch.device("meta"):
-        objectives = torch.nn.ModuleList(
-            build_objective(objective, block.model_dump(), model=model, processor=processor)
-            for objective, block in stage.objectives.items()
-        )
     optim = str(stage.trainer.get("optim", "adamw_torch"))
-    held = memory.held(model, objectives, optim, in_bfloat16, model.config.quantize)
+    held = memory.held(model, torch.nn.ModuleList(objectives.values()), optim, in_bfloat16, model.config.quantize)
     state = sum(one.total for one in held.values())
     batch = int(stage.trainer.get("per_device_train_batch_size", 8))
     activations = None
     if load is not None:
+        if stage.data.batch_tokens:  # as many of the heaviest as it lets in
+            batch = max(stage.data.batch_tokens // max(load.tokens + load.read, 1), 1)
         activations = memory.activations(model, stage.trainer, load, in_bfloat16, model.config.quantize)
     added = activations(batch) if activations else 0.0
     unit, size_of = ("GiB", GIB) if state + added >= GIB else ("MiB", MIB)
     console.print(held_table(f"stage {name} (memory in {unit})", held, size_of))
     if load is None or activations is None:
-        kind = "two towers" if isinstance(model, AudioTextModel) else "a model that transformers has itself"
+        kind = memory.unknown(model)
         console.print(
             f"memory of a device: {state / size_of:.2f} {unit} held; what a micro-batch adds is not known for {kind}"
         )

@@ -258,7 +258,8 @@ def run_recipe(
                 continue
             before = names[: names.index(name)]
             if built is None:
-                built = start_model(recipe, run, before)
+                with recipe.placed():
+                    built = start_model(recipe, run, before)
                 refuse_sharded_bits(built.model.config.quantize, sharding)
                 attend(built, recipe)
             built = train_stage(recipe, name, built, data[name], run, sounds, started, sharding, sample=sample)
@@ -608,7 +609,6 @@ def build_trainer(
     """The trainer of a stage."""
     stage = recipe.stages[name]
     with_text = any(objective.needs_text for objective in objectives.values())
-    teacher_text = next(filter(None, (objective.teacher_text for objective in objectives.values())), None)
     quarantine = run.quarantine(name)
     limits = Limits(stage.data.max_tokens, positions_of(built.model), stage.data.too_long)
 
@@ -626,7 +626,7 @@ def build_trainer(
             limits=limits,
             groups=groups,
             augment=augment,
-            teacher_text=teacher_text,
+            teacher_text=teacher_text_of(objectives),
         )
         if stage.data.measured:
             leave_out_too_long(found, quarantine, stage.data.max_bad_fraction)
@@ -666,6 +666,11 @@ def add_callbacks(trainer: StageTrainer, recipe: Recipe, name: str) -> None:
         trainer.add_callback(MoreResumePoints(every))
     if recipe.text_check:
         trainer.add_callback(TextCheck(name, trainer, text_rows(recipe)))
+
+
+def teacher_text_of(objectives: Mapping[str, Objective]) -> str | None:
+    """The field of a clip that a teacher reads in its place, where an objective has a teacher."""
+    return next(filter(None, (objective.teacher_text for objective in objectives.values())), None)
 
 
 def recordings_of(model: Any, stage: StageSettings) -> Callable[..., Recordings]:

@@ -207,6 +207,12 @@ def test_a_test_that_is_in_training_is_refused_and_the_report_names_sources_and_
     refused = CliRunner().invoke(cli.app, [*words, "evaluate=[{path: mine.jsonl}]"])
     assert refused.exit_code == 2 and "2 recordings of training are in mine.jsonl too, the first in" in refused.stderr
     assert not Path("runs/finetune/run.json").exists()
+    Path("recordings/copy.wav").write_bytes(Path(f"recordings/{next(iter(TEXTS))}.wav").read_bytes())
+    Path("twice.jsonl").write_text(json.dumps(rows[0]) + "\n" + json.dumps(rows[0] | {"audio": "recordings/copy.wav"}))
+    twice = CliRunner().invoke(cli.app, ["train", "finetune", "data=twice.jsonl", "refuse_duplicates=true"])
+    assert twice.exit_code == 2 and "training has 1 pair of clips of one recording" in twice.stderr
+    assert not Path("runs/finetune/run.json").exists()
+    Path("recordings/copy.wav").unlink()
     run(*words, "evaluate=[{path: theirs.jsonl}]", "stages.finetune.data.augment={gain: {probability: 0.5}}")
     page = Path("runs/finetune/report.html").read_text()
     assert "bells (cc0-1.0, 2 rows); augmented: gain 50%" in page

@@ -23,7 +23,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tiny import ENCODER, LLM, QFORMER, RATE, RECURRENT, checksum, tiny, tone
+from tiny import CONNECTOR_BLOCKS, ENCODER, LLM, QFORMER, RATE, RECURRENT, checksum, tiny, tone
 from transformers import TrainerCallback
 
 from audiollm.audio import write
@@ -803,6 +803,34 @@ def test_a_dry_run_without_the_rows_shows_what_trains_and_then_what_is_missing(c
     assert told.count("memory of a device: ") == 4 and "rows over" not in told
 
 
+def test_a_dry_run_before_the_rows_are_made_gives_the_command_that_makes_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    dry_run(load_recipe("quickstart", ["data=my [sets]"]))
+    command = "audiollm prepare demo --out 'my [sets]/demo'"
+    assert f"demo: not made yet; `{command}" in capsys.readouterr().out
+
+
+def test_a_dry_run_tells_the_plan_first_and_then_the_settings_that_somebody_said(corpus, tmp_path, capsys):
+    recipe = recipe_of(tmp_path, corpus, four_stages(corpus), "seed=3")
+    dry_run(recipe)
+    plan, _, settings = capsys.readouterr().out.partition("settings of recipe tones")
+    assert plan.count("memory of a device: ") == plan.count("recordings; ") == 4 and "rows over" not in settings
+    told = re.findall(r"^│ (\S+) +│ .* │ (recipe|command line\S*|default)", settings, re.MULTILINE)
+    said = {key for key, origin in recipe.provenance.items() if origin != "default"}
+    assert {key for key, _ in told} == said and ("seed", "command line") in told
+    assert f"{len(recipe.values) - len(said)} more are at their defaults, which `audiollm schema` tells" in settings
+
+
+def test_a_dry_run_counts_recordings_by_the_budget_of_tokens_and_what_a_teacher_reads(corpus, tmp_path, capsys):
+    told = {}
+    for objective in ("language_modeling", "distillation"):
+        only = stage(corpus, ["connector"], {objective: 1}, data={"batch_tokens": 400})
+        dry_run(recipe_of(tmp_path / objective, corpus, {"only": only}))
+        told[objective] = re.search(r"micro-batch of (\d+) = .* recording: (\d+) tokens", capsys.readouterr().out)
+    counts, tokens = zip(*(map(int, found.groups()) for found in told.values()), strict=True)
+    assert tokens[0] == tokens[1] and counts[0] == 400 // tokens[0] > counts[1] >= 1
+
+
 def test_a_dry_run_tells_small_memory_in_mib_and_a_recording_without_text_in_seconds(corpus, tmp_path, capsys):
     dry_run(recipe_of(tmp_path, corpus, four_stages(corpus)))
     told = capsys.readouterr().out
@@ -825,6 +853,48 @@ def test_a_public_part_that_cannot_be_had_is_named_with_its_setting(corpus, tmp_
         with pytest.raises(
             RecipeError, match=rf"recipe\.yaml:\d+: model\.{key}\.checkpoint is {name}, .*HF_HUB_OFFLINE"
         ):
+            start(recipe)
+
+
+MISFITS = [
+    ("model.encoder.taps=[1, 9]", r"model\.encoder\.taps names layer 9, .* layers are 1 to 2, or -2 to -1"),
+    ("model.encoder.window_s=40", r"model\.encoder\.window_s is 40\.0, more than the 1 s that it can hear"),
+    ("model.encoder.overlap_s=1", r"model\.encoder\.overlap_s is 1\.0, and must be less than the window, 1 s"),
+    ("model.encoder.frequency=join", r"model\.encoder\.frequency is for encoders whose frames are patches"),
+    ("model.connector.mix_layers=true", r"model\.connector\.mix_layers adds several layers, and one is heard"),
+    (
+        f"model.connector={json.dumps(CONNECTOR_BLOCKS['layer_qformer'])}",
+        r"model\.connector\.name is layer_qformer, .*",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), MISFITS, ids=[change.partition("=")[0] for change, _ in MISFITS])
+def test_what_does_not_fit_the_encoder_is_told_with_file_and_line(corpus, tmp_path, change, sentence):
+    recipe_of(tmp_path, corpus, four_stages(corpus))
+    written = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    key, _, value = change.partition("=")
+    block, name = key.split(".")[1:] if key.count(".") == 2 else (None, "connector")
+    place = written["model"][block] if block else written["model"]
+    place[name] = yaml.safe_load(value)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(written))
+    lines = (tmp_path / "recipe.yaml").read_text().splitlines()
+    first = lines.index(f"  {block or name}:")
+    own = "name: layer_qformer" if block is None else name
+    line = next(n for n, text in enumerate(lines, 1) if n > first and text.strip().startswith(own))
+    for start in (dry_run, run_recipe):
+        with pytest.raises(RecipeError, match=rf"recipe\.yaml:{line}: {sentence}"):
+            start(load_recipe(tmp_path / "recipe.yaml"))
+    with pytest.raises(RecipeError, match=rf"^command line: {sentence}"):
+        dry_run(load_recipe(tmp_path / "recipe.yaml", [change]))
+
+
+def test_of_several_encoders_the_one_that_a_setting_does_not_fit_is_named(corpus, tmp_path):
+    one = {"name": "whisper", "config": {k: v for k, v in ENCODER.items() if not k.endswith("token_id")}}
+    several = [one, one | {"taps": [3]}]
+    recipe = recipe_of(tmp_path, corpus, four_stages(corpus), f"model.encoder={json.dumps(several)}")
+    for start in (dry_run, run_recipe):
+        with pytest.raises(RecipeError, match=r"command line: model\.encoder\.1\.taps names layer 3"):
             start(recipe)
 
 

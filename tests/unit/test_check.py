@@ -113,7 +113,7 @@ def test_good_rows_come_through_byte_for_byte_and_nothing_is_left_behind(good, t
     assert checked.clean.read_bytes() == good.read_bytes()
     assert not checked.left_out and checked.quarantine.read_bytes() == b""
     assert {path.name for path in tmp_path.iterdir()} == {"clips", "rows.jsonl", "clean.jsonl", "quarantine.jsonl"}
-    assert "30 rows: 30 good, with 0.01 hours" in checked.summary()
+    assert "30 rows: 30 good, with 30 s of sound" in checked.summary()
 
 
 def test_several_processes_write_what_one_writes(good, tmp_path):
@@ -313,6 +313,10 @@ def test_strict_stops_at_the_first_bad_row(good, tmp_path, num_proc):
         ("nothing/*.jsonl", "no file matches"),
         ("nothing.jsonl", "there is no such file or folder"),
         ("hollow", "holds no recording"),
+        ("shelf", r"holds no recording; for files of rows name them, as in .*shelf/\*\.parquet$"),
+        ("yard", r"holds files of rows, and recordings without texts beside them; name the rows: .*yard/\*\.jsonl$"),
+        ("binary.jsonl", r"binary\.jsonl: is no text file: it is not UTF-8; give rows as text, saved as UTF-8"),
+        ("binary.json", r"binary\.json: is no text file"),
         ("void.jsonl", "holds no row"),
         ("rows.jsonl", "unknown format 'rowz'"),
         ("clean.jsonl", "would be read and written"),
@@ -322,10 +326,38 @@ def test_a_mistake_is_one_sentence(tmp_path, rows, cause):
     (tmp_path / "hollow").mkdir()
     (tmp_path / "void.jsonl").write_text("\n")
     (tmp_path / "clean.jsonl").write_text("{}\n")
+    for name in ("shelf/rows.parquet", "shelf/prepared.json", "yard/rows.jsonl", "yard/clips/0.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("binary.jsonl", "binary.json"):
+        sound.write(tmp_path / "0.wav", tone(0), RATE)
+        (tmp_path / "0.wav").replace(tmp_path / name)
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=cause) as error:
         check(str(tmp_path / rows), tmp_path, format="rowz" if "rowz" in cause else None)
     assert "\n" not in str(error.value)
-    assert {path.name for path in tmp_path.iterdir()} == {"hollow", "void.jsonl", "clean.jsonl"}
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_check_that_made_nothing_leaves_no_folder_and_takes_none_that_was_there(good, tmp_path, monkeypatch):
+    damaged(good)
+    good.write_text(good.read_text().split("\n", 2)[2])  # the third row, which is bad, comes first
+    (tmp_path / "there").mkdir()
+    for out in ("new/deep", "there"):
+        with pytest.raises(ValueError, match=r"rows\.jsonl:1: .*no such file"):
+            check(str(good), tmp_path / out, strict=True)
+    assert not (tmp_path / "new").exists() and not any((tmp_path / "there").iterdir())
+    stop_at(monkeypatch, 6)
+    with pytest.raises(KeyboardInterrupt):  # after a chunk, which is gone on with
+        check(str(good), tmp_path / "new")
+    assert (tmp_path / "new" / "check-parts" / "00000.json").exists()
+
+
+def test_a_summary_counts_one_in_the_singular_and_tells_hours_from_a_hundredth_on(good, tmp_path):
+    checked = check(str(good), tmp_path / "out", limit=1)
+    assert checked.summary().startswith("1 row: 1 good, with 1 s of sound\n")
+    checked.hours = 0.01
+    assert "with 0.01 hours of sound" in checked.summary()
 
 
 def test_a_folder_that_no_check_made_is_not_removed(good, tmp_path):

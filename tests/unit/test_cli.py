@@ -61,6 +61,10 @@ def test_the_commands_import_nothing_heavy_before_they_run():
         (["evaluate", "nowhere", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
         (["chat", "nowhere", "What do you hear?"], "nowhere"),
         (["prepare", "no_such_converter", "--out", "x"], "no_such_converter"),
+        (["prepare", "esc50", "--out", "bad.yaml"], "bad.yaml is a file, and a folder is asked for; give another name"),
+        (["check", "x", "--out", "bad.yaml"], "bad.yaml is a file, and a folder is asked for; give another name"),
+        (["overlap", "x", "--index", "bad.yaml"], "bad.yaml is a file, and a folder is asked for; give another name"),
+        (["join", "x", "--recordings", ".", "--out", "bad.yaml"], "bad.yaml is a file, and a folder is asked for"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, sentence, tmp_path, monkeypatch):
@@ -68,7 +72,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, sentence, tmp_path
     Path("bad.yaml").write_text("name: bad\nmodle: {}\n")
     result = run(*arguments)
     assert result.exit_code == 2
-    assert sentence in result.stderr and "Traceback" not in result.stderr
+    assert sentence in result.stderr and "Traceback" not in result.stderr and "Usage" not in result.stderr
 
 
 def test_a_traceback_is_shown_to_those_who_ask(monkeypatch):

@@ -340,7 +340,7 @@ def test_a_layer_qformer_needs_several_layers_of_one_width():
         ((16,), "one is heard; name several under `encoder.taps`"),
         ((8, 6, 2), "these have 8, 6, 2"),
     ):
-        with pytest.raises(ValueError, match=f"connector layer_qformer reads .*{cause}"):
+        with pytest.raises(ValueError, match=f"connector.name is layer_qformer, which reads .*{cause}"):
             build_connector(block, dim_in=16, dim_out=24, frame_rate_hz=50.0, sections=sections)
     with pytest.raises(ValidationError, match="mixes layers itself; leave it out"):
         check_connector({"name": "layer_qformer", "mix_layers": True})

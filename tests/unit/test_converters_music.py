@@ -242,6 +242,11 @@ def test_a_genre_is_written_as_people_write_it():
     assert item_of("gtzan", 0, {"label": "hiphop", "audio": "hiphop.00001.wav"}).asks[0].answer == "hip-hop"
 
 
+def test_a_piece_of_gtzan_whose_label_is_a_bare_number_is_left_out():
+    with pytest.raises(Dropped, match="none of the ten"):
+        item_of("gtzan", 0, {"label": 3, "audio": "disco.00001.wav"})
+
+
 def test_the_other_name_of_the_folder_is_found_and_what_macs_leave_is_not(tmp_path):
     for name in ("blues.00000.wav", "._blues.00000.wav"):
         write_sound(tmp_path / "Data" / "genres_original" / "blues" / name, 1)

@@ -254,6 +254,11 @@ def test_a_clip_that_does_not_say_who_speaks_is_left_out_rather_than_put_into_ei
         made(name, {"audio": audio})
 
 
+def test_the_file_of_a_row_of_ravdess_tells_what_its_audio_does_not():
+    item = made("ravdess", {"file": "Actor_12/03-01-06-01-02-01-12.wav", "audio": {"bytes": b"", "path": "7.wav"}})
+    assert answers(item, "emotion") == ["fearful"] and item.source_id == "03-01-06-01-02-01-12"
+
+
 def test_songs_of_ravdess_are_left_out():
     with pytest.raises(Dropped, match="sung"):
         made("ravdess", {"audio": Path("03-02-03-01-01-01-01.wav")})

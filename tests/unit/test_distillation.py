@@ -4,16 +4,23 @@ The oracle knows nothing of packing: each row is rendered and run by itself, wit
 """
 
 import copy
+import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny import RATE, tiny, tones
 
+from audiollm.audio import write
 from audiollm.conversation import AudioPart, Message, Row, TextPart
 from audiollm.data.collate import Collator
-from audiollm.data.dataset import Recordings
+from audiollm.data.dataset import Limits, Recordings
+from audiollm.data.mixture import Mixture
+from audiollm.data.sampling import BudgetSampler
+from audiollm.data.sources import load_rows
+from audiollm.data.streams import open_stream
 from audiollm.models import chunked_loss
 from audiollm.models.freezing import add_lora, part_of, select_trainable, without_lora
 from audiollm.models.modeling import IGNORE_INDEX, AudioLLMModel
@@ -251,3 +258,103 @@ def test_what_it_can_learn_from_and_beside_what_it_is_refused():
     assert cls.has_items(cls.Settings(teacher_text="description"), [row("a", "b", SILENT)])
     assert "take `llm` out" in cls.refusal(settings, ["connector", "llm"])
     assert cls.refusal(settings, ["connector", "lora"]) is None
+
+
+# ----------------------------------------------------------------------------------------------- what the teacher reads
+
+
+def tokens_in(example):
+    """Tokens that a recording brings, and those of them that its teacher reads."""
+    read = sum(map(len, example.teacher))
+    return sum(map(len, example.sequences)) + read, read
+
+
+def budgeted(recordings, budget):
+    """The batches of some passes over measured recordings, each as its keys."""
+    lengths = [recordings.seconds(number) for number in range(len(recordings))]
+    found = []
+    for epoch in range(3):
+        sampler = BudgetSampler(recordings.num_tokens, lengths, budget)
+        sampler.set_epoch(epoch)
+        found += list(sampler)
+    return found
+
+
+MANY = [
+    row(question, answer, replace(clip, transcript="a dog barks " * (1 + number % 5) if number % 4 else None))
+    for number, clip in enumerate(AudioPart((samples, RATE)) for samples in tones(12, seconds=(0.3, 1.2)))
+    for question, answer in [("what do you hear?", "a dog"), ("what barks?", "a dog does"), ("two?", "three")]
+]
+
+
+@pytest.mark.parametrize("questions", [None, 2, 1])
+@pytest.mark.parametrize("share_audio", [True, False])
+def test_what_the_teacher_reads_is_measured_as_it_is_packed(built, questions, share_audio):
+    options = {"questions_per_clip": questions, "share_audio": share_audio, "teacher_text": "transcript"}
+    recordings = Recordings(MANY, built.processor, **options)
+    recordings.measure()
+    alone = Recordings(MANY, built.processor, **options | {"teacher_text": None})
+    alone.measure()
+    for number in range(len(recordings)):
+        taken, read = tokens_in(recordings[0, number])
+        told = recordings.num_tokens((0, number))
+        if recordings.groups[number][0].clips[0].transcript is None:  # silence without a teacher stands for it
+            assert read == 0 and told == alone.num_tokens((0, number)) >= taken
+        else:
+            assert read > 0 and (told == taken if questions is None else told >= taken)
+        assert told <= recordings.most_read(recordings.lengths[number])
+        assert recordings.most_tokens(recordings.lengths[number]) == alone.most_tokens(alone.lengths[number])
+
+
+def test_batches_hold_the_budget_of_what_is_heard_and_what_is_read_together(built):
+    recordings = Recordings(MANY, built.processor, teacher_text="transcript")
+    recordings.measure()
+    budget = 2 * max(recordings.num_tokens((0, number)) for number in range(len(recordings)))
+    taught = budgeted(recordings, budget)
+    sizes = [sum(tokens_in(recordings[key])[0] for key in batch) for batch in taught]
+    assert max(sizes) <= budget and max(map(len, taught)) > 1
+    alone = Recordings(MANY, built.processor)
+    alone.measure()
+    untaught = budgeted(alone, budget)
+    too_much = [sum(tokens_in(recordings[key])[0] for key in batch) for batch in untaught]
+    assert max(too_much) > budget and len(untaught) < len(taught)
+    assert budgeted(recordings, budget) == taught
+
+
+def test_rows_on_disk_are_measured_with_what_their_teacher_reads_and_known_apart_from_those_without(built, tmp_path):
+    write(tmp_path / "clip.wav", np.zeros(RATE // 2, np.float32), RATE)
+    clip = {"type": "audio", "audio": "clip.wav", "duration": 0.5}
+    lines = [
+        {"id": str(number), "source_id": str(number // 2), "messages": [
+            {"role": "user", "content": [clip | {"transcript": "a dog " * number}, {"type": "text", "text": "what?"}]},
+            {"role": "assistant", "content": "a bell"},
+        ]}
+        for number in range(9)
+    ]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = {}
+    for text in (None, "transcript", None):
+        stream, _ = open_stream(str(tmp_path / "rows.jsonl"), tmp_path)
+        groups = Mixture([stream], [1.0], 0)
+        recordings = Recordings([], built.processor, groups=groups, teacher_text=text)
+        recordings.measure()
+        whole = Recordings(load_rows(str(tmp_path / "rows.jsonl")), built.processor, teacher_text=text)
+        whole.measure()
+        found[text] = [recordings.num_tokens((0, number)) for number in range(len(recordings))]
+        assert found[text] == [whole.most_read(length) for length in whole.lengths]
+    assert sum(found["transcript"]) > sum(found[None]) and found["transcript"] != found[None]
+
+
+def test_max_tokens_is_of_what_is_heard_and_the_teacher_has_the_models_positions(built):
+    rows = [row("a dog?", "yes", replace(CLIPS[0], transcript="a dog barks " * 30))]
+    heard = Recordings(rows, built.processor).length(rows)
+    read = Recordings(rows, built.processor, teacher_text="transcript").length(rows).teacher_branches[0]
+    assert read > heard.rows[0]
+    for positions, is_let_in in ((read, True), (read - 1, False)):
+        limits = Limits(heard.rows[0], positions)
+        recordings = Recordings(rows, built.processor, teacher_text="transcript", limits=limits)
+        assert not recordings.measure()
+        example = recordings[0, 0]
+        assert bool(example.teacher) == is_let_in
+        causes = [problem["cause"] for problem in example.problems]
+        assert causes == [] if is_let_in else f"takes {read} tokens with its transcript" in causes[0]

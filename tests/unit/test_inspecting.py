@@ -402,6 +402,7 @@ def test_the_terminal_shows_the_figures_and_no_control_characters(tmp_path):
     assert "[red]wiped" in text and "[bold]t" in text and "100.0%" in text
     assert "\x1b" not in text
     assert "bad rows: 1" in text
+    assert ": 1 row, 0 recordings, 0 s" in text
 
 
 def test_a_cell_is_one_short_line():

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from audiollm import cli
 from audiollm.curation.joining import AS_IT_IS, RULES, Joined, join, read_list, stems_of
 from audiollm.data.sources import load_rows
 
@@ -284,6 +286,17 @@ def test_a_broken_file_among_others_is_one_broken_row(tmp_path):
     joined(tmp_path, [own("a.wav")], ["a.wav"])
     result = join(str(tmp_path / "rows" / "*"), [tmp_path / "recordings"], tmp_path / "again")
     assert (result.total.found, result.total.broken) == (1, 1)
+
+
+def test_the_command_says_that_found_recordings_are_not_opened_and_what_opens_them(tmp_path):
+    joined(tmp_path, [own("a.wav")], ["a.wav"])
+    words = ["join", str(tmp_path / "rows" / "rows.jsonl"), "--recordings", str(tmp_path / "recordings")]
+    told = CliRunner().invoke(cli.app, [*words, "--out", str(tmp_path / "out")])
+    assert told.exit_code == 0 and ": 1 row, 1 found" in told.stdout
+    assert f"not opened: `audiollm check {tmp_path}/out/joined.jsonl` opens the recordings" in told.stdout
+    joined(tmp_path, [own("gone.wav")], [])
+    told = CliRunner().invoke(cli.app, [*words, "--out", str(tmp_path / "out")])
+    assert told.exit_code == 1 and "audiollm check" not in told.stdout
 
 
 def test_where_nothing_can_be_read_it_is_said_and_nothing_written(tmp_path):

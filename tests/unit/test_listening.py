@@ -69,7 +69,7 @@ def test_no_layer_after_the_last_tap_is_run():
 
 @pytest.mark.parametrize("tap", [0, 3, -3])
 def test_a_layer_that_there_is_not_is_refused(tap):
-    with pytest.raises(ValueError, match=f"there is no layer {tap}; layers are 1 to 2, or -2 to -1"):
+    with pytest.raises(ValueError, match=f"names layer {tap}, which is not there; layers are 1 to 2, or -2 to -1"):
         encoder_on_paper({"name": "whisper", "config": ENCODER, "taps": [1, tap]})
 
 
@@ -118,9 +118,9 @@ def test_long_clips_are_heard_in_windows_that_may_overlap(window_s, overlap_s):
 @pytest.mark.parametrize(
     ("listening", "message"),
     [
-        ({"window_s": 1.02}, r"window_s=1\.02 is more than the 1 s that it can hear"),
-        ({"overlap_s": 1.0}, r"overlap_s=1\.0 must be less than the window, 1 s"),
-        ({"window_s": 0.2, "overlap_s": 0.3}, r"overlap_s=0\.3 must be less than the window, 0\.2 s"),
+        ({"window_s": 1.02}, r"window_s is 1\.02, more than the 1 s that it can hear"),
+        ({"overlap_s": 1.0}, r"overlap_s is 1\.0, and must be less than the window, 1 s"),
+        ({"window_s": 0.2, "overlap_s": 0.3}, r"overlap_s is 0\.3, and must be less than the window, 0\.2 s"),
     ],
 )
 def test_windows_that_do_not_fit_are_refused(listening, message):

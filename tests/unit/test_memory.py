@@ -2,7 +2,9 @@
 
 import contextlib
 import weakref
+from dataclasses import replace
 
+import natives
 import pytest
 import torch
 import workload
@@ -22,6 +24,8 @@ from audiollm.models.parts import build
 from audiollm.models.quantize import quantize_linears
 from audiollm.training import memory
 from audiollm.training.muon import matrices
+from audiollm.training.objectives import build_objective
+from audiollm.training.stage_model import StageModel
 
 SIZES = {
     "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 6, "num_attention_heads": 4,
@@ -74,11 +78,13 @@ def conversations(seconds=4.0, clips=2):
     return rows
 
 
-def prepared(llm, parts, quantize, in_bfloat16):
+def prepared(llm, parts, quantize, in_bfloat16, connector=MLP, encoder=None, **sizes):
     """A model ready to train, and the same on paper."""
     torch.manual_seed(0)
-    config = {**SIZES, **LLMS[llm]}
-    built = build(encoder={"config": ENCODER}, connector=MLP, llm={"config": config}, tokenizer=tokenizer())
+    config = {**SIZES, **LLMS[llm], **sizes}
+    built = build(
+        encoder=encoder or {"config": ENCODER}, connector=connector, llm={"config": config}, tokenizer=tokenizer()
+    )
     with torch.device("meta"):
         paper = AudioLLMForConditionalGeneration(built.model.config)
     paper.tie_weights()
@@ -97,8 +103,8 @@ def prepared(llm, parts, quantize, in_bfloat16):
     return built, paper
 
 
-def measured(built, batch, bf16):
-    """The most that a forward and a backward pass take, less the gradients that stay."""
+def measured(built, batch, bf16, step=None):
+    """The most that a forward and a backward pass take, less the gradients that stay; `step` gives another loss."""
     peak = Peak()
     given = [value for value in batch.values() if isinstance(value, torch.Tensor)]
     peak.know([*built.model.parameters(), *built.model.buffers(), *given])
@@ -106,7 +112,7 @@ def measured(built, batch, bf16):
     gradients = sum(4 * p.numel() for p in built.model.parameters() if p.requires_grad)
     with peak:
         with autocast:
-            loss = built.model(**batch).loss
+            loss = built.model(**batch).loss if step is None else step(batch)
         forward = peak.most
         loss.backward()
     return max(forward, peak.most - gradients)
@@ -126,6 +132,7 @@ CASES = {
     "lora, nf4, bf16, again": (
         "qwen2", ["connector", "lora"], "nf4", ["llm"], {"bf16": True, "activation_checkpointing": True},
     ),
+    "connector, again": ("qwen2", ["connector"], None, [], {"activation_checkpointing": True}),
     "llm, bf16, again": (
         "qwen2", ["connector", "llm"], None, [], {"bf16": True, "activation_checkpointing": True},
     ),
@@ -144,6 +151,102 @@ def test_the_estimate_of_a_step_is_on_the_safe_side_and_near_what_it_takes(case)
     expected = memory.activations(paper, trainer, memory.heaviest(recordings, paper), in_bfloat16, quantize)
     taken = measured(built, batch, trainer.get("bf16", False))
     assert 1.0 <= expected(len(recordings)) / taken <= (1.5 if "again" in case else 1.3)
+
+
+QUERIES = {"hidden_size": 192, "num_layers": 4, "num_heads": 4, "intermediate_size": 768, "dropout": 0.1}
+READERS = {
+    "window_qformer": {**QUERIES, "num_queries": 2},
+    "global_qformer": {**QUERIES, "num_queries": 48},
+    "layer_qformer": {**QUERIES, "num_queries": 24},
+    "perceiver": {name: size for name, size in QUERIES.items() if name != "dropout"} | {"num_queries": 48},
+    "perceiver of windows": {"name": "perceiver", "hidden_size": 192, "num_heads": 4, "num_queries": 8, "window_s": 1},
+    "window_qformer of a mix": {"name": "window_qformer", **QUERIES, "mix_layers": True},
+}
+
+
+def examples_in_a_batch(built, recordings, **options):
+    batch = Collator(0, pack_tokens=10**6, **options)([recordings[0, number] for number in range(len(recordings))])
+    return {name: value for name, value in batch.items() if name not in ("row_ids", "problems")}
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("kind", READERS)
+def test_what_queries_keep_of_the_frames_is_in_the_estimate(kind, bf16):
+    connector = {"name": kind, **READERS[kind]}
+    taps = {"taps": [1, 2]} if "layer" in kind or "mix" in kind else {}
+    encoder = {"config": ENCODER | {"d_model": 64}} | taps
+    built, paper = prepared("qwen2", ["connector"], None, [], connector, encoder)
+    recordings = Recordings(conversations(), built.processor)
+    load = memory.heaviest(recordings, paper)
+    trainer = {"bf16": bf16}
+    told = memory.activations(paper, trainer, load, [], None)(len(recordings))
+    without = memory.activations(paper, trainer, replace(load, frames=0), [], None)(len(recordings))
+    taken = measured(built, examples_in_a_batch(built, recordings), bf16)
+    assert without / taken < 0.95  # what the connector keeps decides
+    assert 1.0 <= told / taken <= 1.3
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("words", [1, 120])
+@pytest.mark.parametrize("again", [False, True], ids=["", "again"])
+def test_what_a_teacher_reads_and_its_logits_are_in_the_estimate(words, bf16, again):
+    in_bfloat16 = ["llm"] * bf16
+    built, paper = prepared("qwen2", ["connector", *["lora"] * again], None, in_bfloat16)
+    if again:
+        built.model.activation_checkpointing_enable()
+    rows = [one_told(row, words) for row in conversations()]
+    recordings = Recordings(rows, built.processor, teacher_text="transcript")
+    objective = build_objective("distillation", {}, model=built.model, processor=built.processor)
+    stage = StageModel(built.model, {"distillation": objective}).train()
+    load = memory.heaviest(recordings, paper)
+    assert load.read > words
+    told = memory.activations(paper, {"bf16": bf16, "activation_checkpointing": again}, load, in_bfloat16, None)
+    batch = examples_in_a_batch(built, recordings)
+    taken = measured(built, batch, bf16, lambda batch: stage(batch, stage.counts(batch))[0])
+    assert 1.0 <= told(len(recordings)) / taken <= (1.5 if again else 1.3)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+def test_the_divergence_over_a_large_vocabulary_is_in_the_estimate(bf16):
+    built, paper = prepared("qwen2", ["connector"], None, [], vocab_size=20_000)
+    recordings = Recordings([one_told(row, 1) for row in conversations()], built.processor, teacher_text="transcript")
+    objective = build_objective("distillation", {}, model=built.model, processor=built.processor)
+    stage = StageModel(built.model, {"distillation": objective}).train()
+    load = memory.heaviest(recordings, paper)
+    told = memory.activations(paper, {"bf16": bf16}, load, [], None)
+    plain = memory.activations(paper, {"bf16": bf16}, replace(load, read=0), [], None)
+    batch = examples_in_a_batch(built, recordings)
+    taken = measured(built, batch, bf16, lambda batch: stage(batch, stage.counts(batch))[0])
+    assert plain(len(recordings)) < taken and 1.0 <= told(len(recordings)) / taken <= 1.3
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("parts", [["connector"], ["connector", "lora"]], ids=str)
+@pytest.mark.parametrize("kind", sorted(memory.COMPARED))
+def test_the_estimate_knows_some_models_that_transformers_has_itself(kind, parts, bf16, monkeypatch):
+    monkeypatch.setattr(natives, "TEXT", natives.TEXT | SIZES)
+    built = natives.native(kind)
+    prefer_blocks(built.model.model.language_model)
+    if "lora" in parts:
+        add_lora(built.model, r=8, alpha=16)
+    select_trainable(built.model, parts)
+    built.model.train()
+    assert not memory.unknown(built.model)
+    recordings = Recordings(conversations(0.9), built.processor)
+    batch = examples_in_a_batch(built, recordings, hear=built.processor.features)
+    given = {name: value for name, value in batch.items() if not name.startswith("num_")}
+    told = memory.activations(built.model, {"bf16": bf16}, memory.heaviest(recordings, built.model), [], None)
+    taken = measured(built, given, bf16)
+    assert 1.0 <= told(len(recordings)) / taken <= 1.3
+
+
+def one_told(row, words):
+    """A row whose clip has so many words."""
+    asked, answer = row.messages
+    clip, question = asked.content
+    return replace(
+        row, messages=(replace(asked, content=(replace(clip, transcript="bell " * words), question)), answer)
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,8 +295,8 @@ def test_what_is_held_is_counted_by_part_and_by_how_it_is_held():
 
 
 def test_the_largest_micro_batch_is_the_last_that_fits():
-    _, paper = prepared("qwen2", ["connector", "lora"], None, [])
-    activations = memory.activations(paper, {}, memory.assumed(paper, with_text=True), [], None)
+    built, paper = prepared("qwen2", ["connector", "lora"], None, [])
+    activations = memory.activations(paper, {}, memory.assumed(paper, built.processor, with_text=True), [], None)
     for room in (0.2, 1.0, 8.0):
         most = memory.largest(room, 0.1 * memory.GIB, activations)
         assert activations(most) <= (room - 0.1) * memory.GIB < activations(most + 1)

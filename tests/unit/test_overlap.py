@@ -8,11 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from audiollm import audio
+from audiollm import audio, cli
 from audiollm.conversation import parse_row
-from audiollm.curation.fingerprint import RATE, Fingerprint, fingerprint, reason_against
-from audiollm.curation.overlap import Index, Overlap, Prints, find_overlap, names_of, self_errors
+from audiollm.curation.fingerprint import RATE, Fingerprint, fingerprint, reason_against, strong_bits
+from audiollm.curation.overlap import (
+    Index,
+    Overlap,
+    Prints,
+    find_overlap,
+    names_of,
+    refuse_duplicates,
+    self_errors,
+)
 
 MADE_RATE = 16_000
 
@@ -97,7 +106,7 @@ def test_what_is_silent_or_steady_has_no_fingerprint_and_no_strong_bit(name):
     samples = audio.load((STEADY[name], MADE_RATE), RATE)
     middle = fingerprint(samples[RATE:-RATE])
     assert not middle.strong.any()
-    assert reason_against(samples, fingerprint(samples)) in ("silent", "too steady")
+    assert reason_against(samples, fingerprint(samples)) in ("too quiet", "too steady")
 
 
 def test_the_fingerprint_does_not_depend_on_where_blocks_of_frames_end(monkeypatch):
@@ -108,8 +117,35 @@ def test_the_fingerprint_does_not_depend_on_where_blocks_of_frames_end(monkeypat
     assert not ((whole.bits ^ pieces.bits) & whole.strong & pieces.strong).any()
 
 
-def test_ten_seconds_take_four_kilobytes():
-    assert sum(half.nbytes for half in print_of(scene(0, 10))) < 4_000
+def test_ten_seconds_take_eight_kilobytes():
+    assert sum(half.nbytes for half in print_of(scene(0, 10))) < 8_000
+
+
+@pytest.mark.parametrize("decibels", [-6, -12, -24])
+def test_the_level_changes_no_strong_bit(decibels):
+    for number in range(4):
+        loud, soft = (print_of(scene(number) * 10 ** (level / 20)) for level in (0, decibels))
+        assert not ((loud.bits ^ soft.bits) & loud.strong & soft.strong).any()
+        assert strong_bits(soft) > 0.5 * strong_bits(loud)
+
+
+def tune(seed: int, tempo: float = 1.0) -> np.ndarray:
+    """Three notes again and again, each of three harmonics that fade; each is a little early, late, loud or soft."""
+    rng, samples = np.random.default_rng(seed), np.zeros(6 * MADE_RATE)
+    times = np.arange(round(0.35 * MADE_RATE)) / MADE_RATE
+    for number in range(12):
+        frequency = 300 * 2 ** ([0, 4, 7][number % 3] / 12)
+        note = sum(np.sin(2 * np.pi * frequency * k * times) / k for k in (1, 2, 3)) * np.exp(-8 * times)
+        begin = round((0.1 + number * 0.45 * tempo + rng.uniform(0, 0.02)) * MADE_RATE)
+        samples[begin : begin + len(note)] += rng.uniform(0.2, 0.3) * note
+    return samples.astype(np.float32)
+
+
+def test_a_tune_is_found_again_and_is_not_the_same_tune_played_anew():
+    index = Index(Prints.joined([print_of(tune(0))]))
+    assert index.find(print_of(tune(0)[round(0.053 * MADE_RATE) :]))
+    for seed, tempo in enumerate([0.97, 0.98, 1.02, 1.03], 1):
+        assert not index.find(print_of(tune(seed, tempo)))
 
 
 def test_a_loop_is_like_itself_and_a_scene_is_not():
@@ -135,8 +171,8 @@ def test_steady_clips_are_counted_and_match_only_their_equals(tmp_path):
     found = find_overlap(train, evaluation, folder=tmp_path)
     assert ids(found) == [("tone", "tone", ("content",))]
     assert found.train.against.total() == 4
-    assert found.evaluation and found.evaluation.against == {"silent": 2, "too steady": 3}
-    assert "not fingerprinted, of the evaluation set: 5 (silent 2, too steady 3)" in found.summary()
+    assert found.evaluation and found.evaluation.against == {"too quiet": 2, "too steady": 3}
+    assert "not fingerprinted, of the evaluation set: 5 (too quiet 2, too steady 3)" in found.summary()
 
 
 def test_a_short_clip_is_counted(tmp_path):
@@ -148,7 +184,62 @@ def test_near_duplicates_within_a_set(tmp_path):
     rows = [raw(str(n), flac(scene(n))) for n in range(4)] + [raw("part", flac(scene(2)[20_000:70_000]))]
     found = find_overlap(rows, folder=tmp_path)
     assert [set(pair[:2]) for pair in ids(found)] == [{"2", "part"}]
-    assert "1 pairs of clips; 2 rows of the set" in found.summary()
+    assert "1 pair of clips; 2 rows of the set" in found.summary()
+
+
+@pytest.fixture
+def wavs(tmp_path) -> Path:
+    """Four scenes in files, and a second file of the third one: softer, and cut."""
+    for number in range(4):
+        audio.write(tmp_path / f"{number}.wav", scene(number), MADE_RATE)
+    audio.write(tmp_path / "part.wav", scene(2)[20_000:70_000] / 2, MADE_RATE)
+    return tmp_path
+
+
+def rows_file(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def cut(name: str, sound: str, start: float, end: float) -> dict[str, Any]:
+    row = raw(name, sound)
+    row["messages"][0]["content"][0] |= {"start": start, "end": end}
+    return row
+
+
+def test_questions_about_one_clip_and_cuts_of_one_file_are_no_duplicates(wavs):
+    rows = [raw(f"{n}-{ask}", f"{n}.wav", source_id=f"r{n}") for n in range(4) for ask in range(3)]
+    rows += [cut("early", "2.wav", 0.0, 4.0), cut("late", "2.wav", 1.0, 5.5)]
+    refuse_duplicates([rows_file(wavs / "train.jsonl", rows)], wavs / "prints")
+    assert not find_overlap(str(wavs / "train.jsonl"), folder=wavs / "prints").pairs
+
+
+def test_two_clips_of_one_recording_in_training_are_refused_with_number_place_and_way_out(wavs):
+    path = rows_file(wavs / "train.jsonl", [*(raw(str(n), f"{n}.wav") for n in range(4)), raw("part", "part.wav")])
+    with pytest.raises(ValueError) as refused:
+        refuse_duplicates([path], wavs / "prints")
+    told = str(refused.value)
+    assert told.startswith("training has 1 pair of clips of one recording, the first in ")
+    assert f"{path}:3" in told and f"{path}:5" in told and "(sound)" in told
+    assert told.endswith(f"`audiollm overlap {path}` lists them: leave them out, or set refuse_duplicates to false")
+
+
+def test_two_clips_of_one_recording_in_two_files_of_training_are_refused(wavs):
+    paths = [rows_file(wavs / f"{n}.jsonl", [raw(n, f"{n}.wav")]) for n in ("2", "part")]
+    with pytest.raises(ValueError, match="`audiollm overlap ROWS`, and `--with ROWS` for two files, list them"):
+        refuse_duplicates(paths, wavs / "prints")
+    for path in paths:
+        refuse_duplicates([path], wavs / "prints")
+
+
+def test_the_command_fails_for_duplicates_where_it_is_asked_to(wavs):
+    rows = [raw(name, f"{name}.wav") for name in ("0", "2", "part")]
+    path, index = rows_file(wavs / "train.jsonl", rows), ["--index", str(wavs / "prints")]
+    told = CliRunner().invoke(cli.app, ["overlap", path, *index])
+    assert told.exit_code == 0 and "overlap: 1 pair of clips; 2 rows of" in told.stdout
+    assert CliRunner().invoke(cli.app, ["overlap", path, *index, "--refuse"]).exit_code == 1
+    path = rows_file(wavs / "train.jsonl", rows[:2])
+    assert CliRunner().invoke(cli.app, ["overlap", path, *index, "--refuse"]).exit_code == 0
 
 
 def test_order_and_processes_do_not_matter(tmp_path):

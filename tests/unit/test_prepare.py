@@ -73,14 +73,64 @@ def test_rows_from_a_table_that_was_changed_since_are_not_taken_for_new_ones(con
         assert converter.calls == 0 and "is there already" in capsys.readouterr().out
         table.write_text(table.read_text() + ",label")
         with pytest.raises(
-            ValueError, match="was made from other tables, or by another version of the converter; remove"
+            ValueError, match=r"made from a source that is another now: labels\.csv was changed; remove"
         ):
             prepare("bells", tmp_path / table.name, {"source": source})
     monkeypatch.setattr(runner, "LONG_TABLE", 3)  # of a long one size and time are looked at
     prepare("bells", tmp_path / "long", {"source": str(table)})
     os.utime(table, (2, 2))
-    with pytest.raises(ValueError, match="from other tables"):
+    with pytest.raises(ValueError, match=r"labels\.csv was changed"):
         prepare("bells", tmp_path / "long", {"source": str(table)})
+
+
+def test_tables_that_came_and_went_are_named_and_a_manifest_without_them_is_read(converter, tmp_path):
+    def convert(out: Path, *, source: str) -> Converted:
+        return Converted({"rows.jsonl": 1}, {})
+
+    converter.prepare = convert
+    source, out = tmp_path / "set", tmp_path / "out"
+    source.mkdir()
+    (source / "old.csv").write_text("a")
+    prepare("bells", out, {"source": str(source)})
+    (source / "old.csv").unlink()
+    for number in range(6):
+        (source / f"{number}.csv").write_text("a")
+    named = "".join(rf"{number}\.csv was added, " for number in range(5))[:-2]
+    with pytest.raises(ValueError, match=rf"another now: {named} and 2 tables more; remove"):
+        prepare("bells", out, {"source": str(source)})
+    manifest = json.loads((out / runner.MANIFEST).read_text())
+    del manifest["tables"]
+    (out / runner.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="was made from other tables, or by another version of the converter; remove"):
+        prepare("bells", out, {"source": str(source)})
+    for number in range(6):
+        (source / f"{number}.csv").unlink()
+    (source / "old.csv").write_text("a")
+    prepare("bells", out, {"source": str(source)})
+    assert "tables" not in json.loads((out / runner.MANIFEST).read_text())  # complete, and left as it was
+
+
+def test_a_preparation_that_made_nothing_leaves_no_folder_and_takes_none_that_was_there(converter, tmp_path):
+    makes: list[str] = []
+
+    def fails(out: Path) -> Converted:
+        (out / "parts").mkdir()
+        (out / "parts" / "train-00000.jsonl").write_text("half")
+        for name in makes:
+            (out / name).write_text("{}")
+        raise ValueError("no row could be made")
+
+    converter.prepare = fails
+    (tmp_path / "there").mkdir()
+    for out in ("new/deep", "there"):
+        with pytest.raises(ValueError, match="no row could be made"):
+            prepare("bells", tmp_path / out, {})
+    assert not (tmp_path / "new").exists() and not any((tmp_path / "there").iterdir())
+    for number, name in enumerate(("parts/00000.json", "clip.flac")):  # a chunk that is done, and something else
+        makes[:] = [name]
+        with pytest.raises(ValueError, match="no row could be made"):
+            prepare("bells", tmp_path / str(number), {})
+        assert (tmp_path / str(number) / name).exists() and (tmp_path / str(number) / runner.MANIFEST).exists()
 
 
 def test_what_was_begun_with_other_options_is_not_replaced_unasked(converter, tmp_path):

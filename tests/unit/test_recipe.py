@@ -1,17 +1,30 @@
 """A recipe says what is wrong where it is written, and where each value came from."""
 
 import json
+import shlex
 import typing
 from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
+from audiollm import cli
+from audiollm.curation import prepare as preparing
 from audiollm.models.configuration import PARTS
 from audiollm.models.connectors import CONNECTORS
 from audiollm.models.connectors.window_qformer import WindowQFormerSettings
-from audiollm.recipe import Part, Recipe, RecipeError, load_recipe, missing_files, recipe_schema, require_files
+from audiollm.recipe import (
+    Part,
+    Recipe,
+    RecipeError,
+    load_recipe,
+    missing_files,
+    prepare_command,
+    recipe_schema,
+    require_files,
+)
 from audiollm.recipe_trainer import OWNED_TRAINER_KEYS
 
 TINY = """\
@@ -246,6 +259,18 @@ def test_missing_files_are_told_unless_they_will_be_made():
 def test_missing_files_of_a_public_set_are_one_sentence_with_the_command_that_makes_them():
     told = missing_files(load_recipe("slam_asr"))
     assert len(told) == 1 and "`audiollm prepare librispeech` makes it (2 more of its files are asked for)" in told[0]
+    told = missing_files(load_recipe("slam_asr", ["data=/my disk"]))
+    assert "`audiollm prepare librispeech --out '/my disk/librispeech'` makes it" in told[0]
+
+
+def test_the_command_of_a_prepare_step_makes_the_same_rows_in_the_same_folder(monkeypatch):
+    recipe = load_recipe(write(), ["prepare={demo: {clips: 100, out: 'my rows', langs: [a, b], name: x}}"])
+    command = prepare_command(recipe, "demo")
+    assert command == "audiollm prepare demo --out 'my rows' clips=100 'langs=[\"a\", \"b\"]' name=x"
+    made = []
+    monkeypatch.setattr(preparing, "prepare", lambda name, out, options, **_: made.append((name, out, options)))
+    assert CliRunner().invoke(cli.app, shlex.split(command)[1:]).exit_code == 0
+    assert made == [("demo", Path("my rows"), {"clips": 100, "langs": ["a", "b"], "name": "x"})]
 
 
 def test_a_checkpoint_that_is_not_there_is_missing():

@@ -208,6 +208,15 @@ def test_a_folder_of_recordings_takes_answers_from_text_files(tmp_path: Path) ->
     assert load_rows(folder, question="Weather?", problems=Problems())[0].question == "Weather?"
 
 
+def test_a_folder_of_recordings_with_texts_says_which_files_of_rows_in_it_are_not_read(tmp_path, caplog) -> None:
+    (tmp_path / "a.wav").write_bytes(wav())
+    (tmp_path / "a.txt").write_text("Rain.")
+    assert len(load_rows(tmp_path)) == 1 and not caplog.records
+    (tmp_path / "rows.csv").write_text("audio,answer\na.wav,Rain.\n")
+    assert len(load_rows(tmp_path)) == 1
+    assert f"to read its files of rows name them: {tmp_path}/*.csv" in caplog.text
+
+
 def test_a_dataset_in_memory_is_read_without_decoding_its_audio(tmp_path: Path) -> None:
     (tmp_path / "b.wav").write_bytes(wav(0.2))
     sounds = [{"bytes": wav(), "path": None}, {"bytes": None, "path": str(tmp_path / "b.wav")}]
@@ -260,7 +269,9 @@ def test_a_source_that_is_none_is_told_with_the_way_out(source: Any, cause: str)
         ("a.json", b"[{]", r"a\.json: broken JSON"),
         ("a.json", b"[1]", r"a\.json:1: a row is an object"),
         ("a.jsonl", b"", r"a\.jsonl: holds no row"),
-        ("a.jsonl", b'{"messages": "\xff"}\n', r"a\.jsonl:1: broken JSON"),
+        ("a.jsonl", b'{"messages": "\xff"}\n', r"a\.jsonl:1: is not UTF-8; give rows as text"),
+        ("a.json", b'[{"messages": "\xff"}]', r"a\.json: is not UTF-8; give rows as text"),
+        ("a.jsonl", b"RIFF\x24\x00\x00\x00WAVE", r"a\.jsonl: is no text file"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: broken JSON"),
         ("a.jsonl", b'{"foo": 1}\n', r"a\.jsonl: no known format has the fields 'foo'; .* format="),
         ("a.parquet", b"PAR1 not", r"a\.parquet: is not a Parquet file"),

@@ -81,6 +81,6 @@ def build_connector(
     sizes = Sizes(dim_in, dim_out, frame_rate_hz, tuple(sections) or (dim_in,))
     make = connector_class(config["name"])
     if settings.mix_layers:
-        width = layer_width(sizes.sections, "connector.mix_layers adds")
+        width = layer_width(sizes.sections, "connector.mix_layers", "adds")
         return Mixed(make(settings, replace(sizes, dim_in=width, sections=(width,))), len(sizes.sections))
     return make(settings, sizes)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from audiollm.models.settings import Settings
+from audiollm.models.settings import SettingError, Settings
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,13 @@ class Mixed(nn.Module):
         return self.connector((layers_NTSW * weights_S[:, None]).sum(-2), mask_NT)
 
 
-def layer_width(sections: Sequence[int], who: str) -> int:
-    """Width of one of several layers; ValueError where there is one alone, or where they differ. `who`: who asks."""
+def layer_width(sections: Sequence[int], key: str, does: str) -> int:
+    """Width of one of several layers; SettingError where there is one alone, or where they differ.
+
+    `key`, `does`: the setting that asks for them, and what it does with them, for the message.
+    """
     if len(sections) < 2:
-        raise ValueError(f"{who} several layers, and one is heard; name several under `encoder.taps`")
+        raise SettingError(key, f"{does} several layers, and one is heard; name several under `encoder.taps`")
     if len(set(sections)) > 1:
-        raise ValueError(f"{who} layers of one width, and these have {', '.join(map(str, sections))}")
+        raise SettingError(key, f"{does} layers of one width, and these have {', '.join(map(str, sections))}")
     return sections[0]

@@ -29,7 +29,7 @@ class LayerQFormerSettings(QFormerSettings):
     def mixes_by_itself(cls, mix_layers: bool) -> bool:
         """Refuse a mix before this one."""
         if mix_layers:
-            raise ValueError("connector.mix_layers is not for layer_qformer, which mixes layers itself; leave it out")
+            raise ValueError("is not for layer_qformer, which mixes layers itself; leave it out")
         return mix_layers
 
 
@@ -40,7 +40,7 @@ class LayerQFormer(nn.Module):
 
     def __init__(self, settings: LayerQFormerSettings, sizes: Sizes) -> None:
         super().__init__()
-        width = layer_width(sizes.sections, "connector layer_qformer reads")
+        width = layer_width(sizes.sections, "connector.name", "is layer_qformer, which reads")
         self.window = window_frames(settings.window_s, sizes.frame_rate_hz)
         self.query = make_queries(settings, sets=len(sizes.sections))
         self.layer_logits = nn.Parameter(torch.zeros(settings.num_queries, len(sizes.sections)))

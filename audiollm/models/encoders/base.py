@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from audiollm.models.encoders.windows import Windows, cut_windows, join_windows
 from audiollm.models.listening import listening
-from audiollm.models.settings import Settings
+from audiollm.models.settings import SettingError, Settings
 
 SAMPLING_RATE = 16_000
 """Hz of all clips; an encoder that was trained at another resamples in its front end."""
@@ -71,8 +71,10 @@ class WaveformEncoder:
 
     @classmethod
     def frequency(cls, config: Mapping[str, Any]) -> str:
-        """What becomes of the frequency axis of frames that have one: mean or join; ValueError where there is none."""
-        raise ValueError("encoder.frequency is for encoders whose frames are patches of a spectrogram; leave it out")
+        """What becomes of the frequency axis of frames that have one: mean or join; SettingError if none."""
+        raise SettingError(
+            "encoder.frequency", "is for encoders whose frames are patches of a spectrogram; leave it out"
+        )
 
     def hear(self, windows_ML: Tensor, lengths_M: Tensor, taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """Windows to the frames of each tapped layer [M, T, C], or of the end, and their mask [M, T].
@@ -99,32 +101,31 @@ class WaveformEncoder:
 
     @classmethod
     def taps(cls, config: Mapping[str, Any]) -> list[int]:
-        """Numbers of the tapped layers, from 1; empty where the end is heard."""
+        """Numbers of the tapped layers, from 1; empty where the end is heard. SettingError if one is not there."""
         depth = cls.num_layers(config)
         wanted = listening(config).taps or []
         for tap in wanted:
             if not 1 <= abs(tap) <= depth:
-                raise ValueError(f"encoder.taps: there is no layer {tap}; layers are 1 to {depth}, or -{depth} to -1")
+                cause = f"names layer {tap}, which is not there; layers are 1 to {depth}, or -{depth} to -1"
+                raise SettingError("encoder.taps", cause)
         return [tap if tap > 0 else depth + 1 + tap for tap in wanted]
 
     @classmethod
     def windows(cls, config: Mapping[str, Any]) -> Windows | None:
-        """How long clips are cut; None where clips are heard whole."""
+        """How long clips are cut; None where clips are heard whole. SettingError for what cannot be cut so."""
         settings, most, rate = listening(config), cls.max_frames(config), cls.frame_rate_hz(config)
         wanted = round(settings.window_s * rate) if settings.window_s else most
         if most is not None and wanted is not None and wanted > most:
-            raise ValueError(
-                f"encoder.window_s={settings.window_s} is more than the {most / rate:g} s that it can hear"
-            )
+            cause = f"is {settings.window_s}, more than the {most / rate:g} s that it can hear; lower it"
+            raise SettingError("encoder.window_s", cause)
         if wanted is None:
             if settings.overlap_s:
-                raise ValueError("encoder.overlap_s is for windows; give `window_s` too")
+                raise SettingError("encoder.overlap_s", "is for windows; give `window_s` too")
             return None
         overlap = round(settings.overlap_s * rate)
         if not 0 <= overlap < max(1, wanted):
-            raise ValueError(
-                f"encoder.overlap_s={settings.overlap_s} must be less than the window, {wanted / rate:g} s"
-            )
+            cause = f"is {settings.overlap_s}, and must be less than the window, {wanted / rate:g} s"
+            raise SettingError("encoder.overlap_s", cause)
         return Windows(max(1, wanted), max(1, wanted) - overlap, cls.stride(config), cls.receptive_field(config))
 
     def forward(self, input_values: Tensor, input_values_mask: Tensor) -> tuple[Tensor, Tensor]:
