@@ -164,6 +164,9 @@ def prepare(
         str | None, typer.Option("--map", metavar="COLUMNS", help="audio=COLUMN text=COLUMN task=TASK ...")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
+    push: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="Upload it then, as `audiollm push`; private on the Hub.")
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the converters that there are.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --list: all that is known of each.")] = False,
 ) -> None:
@@ -179,12 +182,18 @@ def prepare(
     words = [*(options or []), *([name] if map_ and name else [])]
     given = {"source": source, "split": split, "audio": audio, "limit": limit, "num_proc": num_proc, "shard": shard}
     said = {key: value for key, value in given.items() if value is not None}
-    make(
-        what,
-        out or Path("data", "mapped" if map_ else Path(what).stem),
-        parse_options(words) | said,
-        overwrite=overwrite,
-    )
+    folder = out or Path("data", "mapped" if map_ else Path(what).stem)
+    if push is None:
+        make(what, folder, parse_options(words) | said, overwrite=overwrite)
+        return
+    from audiollm.curation.publishing import check_target, publish
+    from audiollm.data.hub import is_stored
+
+    check_target(push)
+    if shard is not None:
+        raise ValueError("--push is for a set that one machine makes; push the folder when all shards are there")
+    make(what, folder, parse_options(words) | said, overwrite=overwrite)
+    print(publish(folder, push, private=not is_stored(push)).summary())
 
 
 @command
@@ -361,12 +370,16 @@ def generate(
 @command
 def join(
     rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows in any format that is read.")],
-    recordings: Annotated[list[Path], typer.Option(help="Folder with recordings; may be given several times.")],
-    out: Annotated[Path, folder_option("Folder for joined, missing, ambiguous and broken.jsonl.")] = Path("joined"),
+    recordings: Annotated[
+        list[Path], typer.Option(help="Folder or archive with recordings; may be given several times.")
+    ],
+    out: Annotated[
+        Path, folder_option("Folder for joined, missing, ambiguous and broken.jsonl, and recordings.")
+    ] = Path("joined"),
     from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
     question: Annotated[str | None, typer.Option(help="What tables without questions ask.")] = None,
 ) -> None:
-    """Find the recordings that rows name and their set does not bring, by name, in folders."""
+    """Find the recordings that rows name and their set does not bring, by name, in folders and archives."""
     from audiollm.curation.joining import join as join_rows
 
     joined = join_rows(rows, recordings, out, format=from_, question=question)
@@ -466,17 +479,26 @@ def export(
 
 @command
 def push(
-    folder: Annotated[str, typer.Argument(help="Folder of a run, of one of its stages, or of an export.")],
-    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Where to on the Hugging Face Hub.")],
+    folder: Annotated[str, typer.Argument(help="Folder of a run, a stage, an export, or rows of `audiollm prepare`.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="OWNER/NAME on the Hugging Face Hub; for rows also s3://BUCKET/FOLDER."),
+    ],
     private: Annotated[bool, typer.Option("--private", help="Visible to the owner alone.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write the card, list the files, and upload nothing.")
     ] = False,
 ) -> None:
-    """Upload a checkpoint or an export to the Hugging Face Hub, with a model card."""
+    """Upload a checkpoint, an export or prepared rows to the Hub, with a card; rows to an object store too."""
+    from audiollm.curation.publishing import is_prepared, publish
+    from audiollm.data.hub import is_stored
+
+    if is_prepared(folder) or is_stored(target):
+        print(publish(folder, target, private=private, dry_run=dry_run).summary())
+        return
     from audiollm.export.push import push as upload
 
-    print(upload(folder, repo, private=private, dry_run=dry_run).summary())
+    print(upload(folder, target, private=private, dry_run=dry_run).summary())
 
 
 @command

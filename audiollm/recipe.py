@@ -296,7 +296,7 @@ class SourceSettings(Settings):
     Of shards of WebDataset (shards/*.tar) a row is the `.wav`, `.flac`, ... and the `.json` (its fields, in any format)
     or else the `.txt` (its answer) of one key, which stand next to each other. hf://datasets/OWNER/NAME is a data set
     of the Hugging Face hub, which is downloaded once to the hub's cache, or as a stream read where it lies, if that is
-    Parquet; none of its code is run."""
+    Parquet; none of its code is run. s3://bucket/folder (gs:// ...) is Parquet in an object store."""
     config: str | None = None
     """Configuration of a data set of the hub; null takes the only one or its default."""
     split: str | None = None
@@ -734,7 +734,7 @@ def missing_files(recipe: Recipe) -> list[str]:
     made = [Path(recipe.prepared_folder(converter)).resolve() for converter in recipe.prepare]
     missing: dict[str, list[str]] = {}
     for key, path in data_paths(recipe):
-        if path.startswith(HUB):
+        if "://" in path:  # on the hub, or in an object store
             continue
         resolved = Path(path).resolve()
         will_be_made = any(folder == resolved or folder in resolved.parents for folder in made)

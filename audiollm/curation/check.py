@@ -43,8 +43,8 @@ from audiollm.data.sources import (
     DETECT_ROWS,
     LISTED,
     fingerprint,
-    hub_dataset,
     id_of,
+    is_elsewhere,
     open_listed,
     open_source,
     paths_of,
@@ -288,7 +288,7 @@ def kind_of(field: str, cause: str) -> str:
 def _begin(out: Path, options: list[Any], rows: str) -> None:
     """Make the folder for the parts; what another check left in it is removed."""
     found = hashlib.sha256(json.dumps([VERSION, *options]).encode())
-    if hub_dataset(rows):
+    if is_elsewhere(rows):
         found.update(fingerprint(rows).encode())
     else:
         for path in _files_of(rows):
@@ -328,7 +328,7 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 def _jobs(rows: str, format: str | None, limit: int | None, options: Options, broken: list[RowError]) -> Iterator[Job]:
     """The rows in chunks, file by file; a file that cannot be read on goes to `broken`, and the next one is read."""
-    paths = [rows] if hub_dataset(rows) else [str(path) for path in paths_of(os.path.expanduser(rows))]
+    paths = [rows] if is_elsewhere(rows) else [str(path) for path in paths_of(os.path.expanduser(rows))]
     number, left = 0, limit
     for path in paths:
         try:

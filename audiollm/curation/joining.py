@@ -1,14 +1,16 @@
-"""Recordings that rows name and their set does not bring: found by name in folders of the user's.
+"""Recordings that rows name and their set does not bring: found by name in folders and archives of the user's.
 
     joined.jsonl      rows whose recordings are all there, in our own form
+    recordings/       those of them that lay in archives, by archive
     missing.jsonl     origin, id, source, and the names to which no recording fits
     ambiguous.jsonl   the same, with the recordings that fit equally well
     broken.jsonl      rows that cannot be read, and why; written where there are any
 
 A path that exists stays. For every other the rules of RULES are tried in their order; the first to which a recording
-fits decides, and where several fit it, none is taken. Names are looked up in a list of what the folders hold, so that a
-name in a row is never opened. Rows pass by; the list stays in memory. Not here: decoding the recordings (check.py),
-archives (unpack them). Converters use the folder of one set directly: `recording_of`, `of_youtube`, `stems_of`.
+fits decides, and where several fit it, none is taken. Names are looked up in a list of what the folders and archives
+hold, so that a name in a row is never opened. Rows pass by; the list stays in memory. Out of archives come only the
+recordings that rows need. Not here: decoding the recordings (check.py), reading archives (packed.py).
+Converters use the folder of one set directly: `recording_of`, `of_youtube`, `stems_of`.
 """
 
 import json
@@ -28,12 +30,13 @@ from tqdm import tqdm
 
 from audiollm.conversation import AudioPart, Message, Part, Row, RowError, row_to_dict
 from audiollm.curation.dataset import Dropped
+from audiollm.curation.packed import ARCHIVES, Unpacked, folders_for, is_archive, members_of, unpack
 from audiollm.data.formats import RECORDINGS
 from audiollm.data.sources import (
     LISTED,
     Opened,
     Placed,
-    hub_dataset,
+    is_elsewhere,
     object_of,
     open_source,
     paths_of,
@@ -43,10 +46,12 @@ from audiollm.data.sources import (
 from audiollm.report.figures import counted
 
 JOINED, MISSING, AMBIGUOUS, BROKEN = "joined.jsonl", "missing.jsonl", "ambiguous.jsonl", "broken.jsonl"
+UNPACKED = "recordings"
 AS_IT_IS = "as it is"
 """What stands for the rule where the row's own path exists, or its sound is in the row."""
 MOST_CANDIDATES = 20  # that are listed for a name; the others are counted
 MOST_SOURCES = 100  # that are counted apart
+MOST_LEFT_OUT = 3  # members of archives that are named for each cause
 OTHER_SOURCES = "(other sources)"
 CHUNK_CHARS = 2**20
 MOST_CHARS = 2**26  # of one row in a JSON list; what is longer is taken for broken
@@ -103,18 +108,26 @@ def stems_of(folder: Path) -> dict[str, list[Path]]:
 
 def files_of(folder: Path) -> Iterator[str]:
     """The paths of the recordings in a folder and those in it, in any order; ValueError where there is none."""
-    if folder.suffix in (".tar", ".zip", ".gz") and folder.is_file():
+    if is_archive(folder) and folder.is_file():
         raise ValueError(f"recordings={folder} is an archive; unpack it, and give the folder")
-    if not folder.is_dir():
-        raise ValueError(f"recordings={folder} is no folder; give the one with the recordings of the set")
     is_empty = True
-    for within, _, names in os.walk(folder, onerror=_refuse_closed):
-        for name in names:
-            if os.path.splitext(name)[1].lower() in RECORDINGS:
-                is_empty = False
-                yield os.path.join(within, name)
+    for path in files_in(folder):
+        if not is_archive(path):
+            is_empty = False
+            yield path
     if is_empty:
         raise ValueError(f"recordings={folder} holds no recording")
+
+
+def files_in(folder: Path) -> Iterator[str]:
+    """The paths of the recordings and archives in a folder and those in it, in any order."""
+    if not folder.is_dir():
+        known = ", ".join(ARCHIVES)
+        raise ValueError(f"recordings={folder} is no folder, and none of {known}; give what holds the recordings")
+    for within, _, names in os.walk(folder, onerror=_refuse_closed):
+        for name in names:
+            if os.path.splitext(name)[1].lower() in RECORDINGS or is_archive(name):
+                yield os.path.join(within, name)
 
 
 def _refuse_closed(error: OSError) -> None:
@@ -181,22 +194,72 @@ def wanted_of(clip: AudioPart, sift_id: str | None = None) -> Wanted:
 
 
 class Recordings:
-    """What some folders hold, by name: about 0.5 kB of memory for a recording."""
+    """What some folders and archives hold, by name: about 0.5 kB of memory for a recording.
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self.folders = [os.path.abspath(folder) for folder in folders]
+    A recording in an archive has the path that it would have if the archive were a folder. `unpacked`: the folder for
+    those that rows need; what is there from an earlier run is not looked at.
+    """
+
+    def __init__(self, places: Sequence[Path], unpacked: Path) -> None:
+        self.folders = [os.path.abspath(place) for place in places]
         self.paths: set[str] = set()
         self.stems: dict[str, list[str]] = {}
         self.cuts: dict[str, list[str]] = {}  # of YouTube
         self.freesound: dict[str, list[str]] = {}  # with more than the id in their names
         self.utterances: dict[str, list[str]] = {}  # of LibriSpeech, the same
-        for folder in self.folders:
-            for path in sorted(files_of(Path(folder))):
-                if path not in self.paths:  # folders may lie in each other
-                    self.paths.add(path)
-                    self._enter(path)
+        self.packed: dict[str, str] = {}  # path -> archive
+        self.in_archives: dict[str, list[str]] = {}  # by the path in their archive
+        self.archives: dict[str, int] = {}  # recordings in each
+        self.left_out: Counter[str] = Counter()
+        self.named: dict[str, list[str]] = {}  # the first ones that were left out, by cause
+        own = os.path.join(os.path.abspath(unpacked), "")
+        for place in self.folders:
+            found = [place] if is_archive(place) and os.path.isfile(place) else sorted(files_in(Path(place)))
+            if not sum(self._enter_file(path) for path in found if not path.startswith(own)):
+                raise ValueError(f"recordings={place} holds no recording")
+        self.targets = folders_for(list(self.archives), unpacked)
+        self.needed: dict[str, set[str]] = {path: set() for path in self.archives}
+
+    def _enter_file(self, path: str) -> bool:
+        """Enter a recording, or those of an archive; whether there is any. Folders may lie in each other."""
+        if not is_archive(path):
+            if path not in self.paths:
+                self._enter(path)
+            return True
+        if path not in self.archives:
+            self.archives[path] = 0
+            for member in members_of(path):
+                inside = os.path.join(path, member.name)
+                if member.cause:
+                    self.left_out[member.cause] += 1
+                    _put(self.named, member.cause, inside)
+                    del self.named[member.cause][MOST_LEFT_OUT:]
+                elif os.path.splitext(member.name)[1].lower() in RECORDINGS:
+                    self.archives[path] += 1
+                    self.packed[inside] = path
+                    _put(self.in_archives, member.name, inside)
+                    self._enter(inside)
+        return self.archives[path] > 0
+
+    def as_file(self, path: str) -> str:
+        """Where a recording is, or will be once it is unpacked."""
+        return str(self.targets[self.packed[path]] / self._name_in_archive(path)) if path in self.packed else path
+
+    def need(self, path: str) -> None:
+        """Note that a row has this recording."""
+        if path in self.packed:
+            self.needed[self.packed[path]].add(self._name_in_archive(path))
+
+    def _name_in_archive(self, path: str) -> str:
+        return path[len(self.packed[path]) + 1 :]
+
+    def unpack(self) -> Unpacked:
+        """Write what was noted, archive by archive."""
+        done = [unpack(path, names, self.targets[path]) for path, names in self.needed.items() if names]
+        return Unpacked(sum(one.written for one in done), sum(one.kept for one in done))
 
     def _enter(self, path: str) -> None:
+        self.paths.add(path)
         stem = stem_of(path)
         _put(self.stems, stem, path)
         if (video := video_of(stem)) and video.start is not None:
@@ -224,12 +287,12 @@ def _put(index: dict[str, list[str]], key: str, path: str) -> None:
 
 
 def by_path(recordings: Recordings, wanted: Wanted) -> Iterable[str]:
-    """The same path, counted from one of the folders; a path that leads out of it is in no list."""
+    """The same path, counted from a folder or in an archive; a path that leads out of it is in no list."""
     name = posixpath.normpath(wanted.name)
     if posixpath.isabs(name):
         return ()
     paths = (os.path.join(folder, *name.split("/")) for folder in recordings.folders)
-    return [path for path in paths if path in recordings.paths]
+    return [*(path for path in paths if path in recordings.paths), *recordings.in_archives.get(name, ())]
 
 
 def by_stem(recordings: Recordings, wanted: Wanted) -> Iterable[str]:
@@ -310,6 +373,12 @@ class Joined:
     """What became of the rows, by source; rows that cannot be read count under the name of their file."""
 
     recordings: int
+    archives: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Cause -> members of archives."""
+    named: dict[str, list[str]] = field(default_factory=dict)
+    """The first ones of them."""
+    unpacked: Unpacked = field(default_factory=lambda: Unpacked(0, 0))
     sources: dict[str, Counts] = field(default_factory=dict)
 
     def of(self, source: str) -> Counts:
@@ -331,9 +400,17 @@ class Joined:
         return total
 
     def summary(self) -> str:
-        """A line for each source and one for all, with the rules by which rows were found."""
+        """A line for each source and one for all, with the rules by which rows were found; before them, archives."""
         named = sorted(self.sources.items()) + ([("all", self.total)] if len(self.sources) != 1 else [])
-        return "\n".join([f"recordings: {self.recordings:,}", *(_line(name, counts) for name, counts in named)])
+        lines = [
+            f"recordings: {self.recordings:,}" + (f", with those in archives: {self.archives:,}" * bool(self.archives))
+        ]
+        for cause, number in self.left_out.most_common():
+            more = ", ..." if number > len(self.named[cause]) else ""
+            lines.append(f"left out of archives, {cause}: {number:,} ({', '.join(map(repr, self.named[cause]))}{more})")
+        if any(self.unpacked):
+            lines.append(f"unpacked: {self.unpacked.written:,}, and {self.unpacked.kept:,} that were there")
+        return "\n".join([*lines, *(_line(name, counts) for name, counts in named)])
 
 
 def _line(name: str, counts: Counts) -> str:
@@ -346,14 +423,14 @@ def _line(name: str, counts: Counts) -> str:
 def join(
     rows: str, recordings: Sequence[Path], out: Path, *, format: str | None = None, question: str | None = None
 ) -> Joined:
-    """Find the recordings that rows name in folders, and write the rows into the folder `out`.
+    """Find the recordings that rows name in folders and archives, and write the rows into the folder `out`.
 
     format: where it cannot be told. question: what tables without such a column ask. ValueError where the folders hold
-    no recording or nothing can be read.
+    no recording, an archive is damaged, or nothing can be read.
     """
     _refuse_own_output(rows, out)
-    index = Recordings(recordings)
-    joined = Joined(len(index.paths))
+    index = Recordings(recordings, out / UNPACKED)
+    joined = Joined(len(index.paths), len(index.archives), index.left_out, index.named)
     out.mkdir(parents=True, exist_ok=True)
     names = (JOINED, MISSING, AMBIGUOUS, BROKEN)
     with ExitStack() as stack:
@@ -372,6 +449,7 @@ def join(
         for name in names:
             _unfinished(out / name).unlink()
         raise ValueError(f"no row could be read; the first: {error}")
+    joined.unpacked = index.unpack()
     for name in names:
         _unfinished(out / name).replace(out / name)
     if not joined.total.broken:
@@ -385,7 +463,7 @@ def _unfinished(path: Path) -> Path:
 
 def _refuse_own_output(rows: str, out: Path) -> None:
     """Rows that would be overwritten while they are read."""
-    if hub_dataset(rows):
+    if is_elsewhere(rows):
         return
     written = {(out / name).resolve() for name in (JOINED, MISSING, AMBIGUOUS, BROKEN)}
     for path in paths_of(os.path.expanduser(rows)):
@@ -395,7 +473,7 @@ def _refuse_own_output(rows: str, out: Path) -> None:
 
 def _rows(source: str, format: str | None, question: str | None) -> Iterator[tuple[str, Path | None, Row | RowError]]:
     """The rows with the names and folders of their files; a file that cannot be read on is one bad row more."""
-    paths = [source] if hub_dataset(source) else [str(path) for path in paths_of(os.path.expanduser(source))]
+    paths = [source] if is_elsewhere(source) else [str(path) for path in paths_of(os.path.expanduser(source))]
     for path in paths:
         name = Path(path).name
         try:
@@ -484,7 +562,8 @@ def _join_row(
         _write(files[MISSING if is_missing else AMBIGUOUS], told)
         return
     try:
-        line = json.dumps(row_to_dict(_with(row, looked), out), ensure_ascii=False, allow_nan=False)
+        files_of_row = [one._replace(clip=_as_file(one.clip, index)) for one in looked]
+        line = json.dumps(row_to_dict(_with(row, files_of_row), out), ensure_ascii=False, allow_nan=False)
     except (RowError, TypeError, ValueError) as error:
         cause = error.cause if isinstance(error, RowError) else f"cannot be written as JSON ({error})"
         _count_broken(RowError(row.origin, "", cause, row.id), counts, files)
@@ -494,6 +573,16 @@ def _join_row(
     order = [AS_IT_IS, *RULES]
     counts.rules[max((one.match.rule for one in looked), key=order.index)] += 1
     files[JOINED].write(line + "\n")
+    for one in looked:
+        for path in one.match.paths:
+            index.need(path)
+
+
+def _as_file(clip: AudioPart | None, index: Recordings) -> AudioPart | None:
+    """The clip with the file of its recording, if that lies in an archive."""
+    if clip is None or not isinstance(clip.audio, str):
+        return clip
+    return replace(clip, audio=index.as_file(clip.audio))
 
 
 def _count_broken(error: RowError, counts: Counts, files: dict[str, TextIO]) -> None:

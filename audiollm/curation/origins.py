@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow
-from fsspec.core import url_to_fs
 from pyarrow import parquet
 
 from audiollm.conversation import RowError
 from audiollm.curation.archives import Archive, NoSuchSplit
 from audiollm.curation.dataset import DataSet
-from audiollm.data.hub import PREFIX, HubDataset, RemoteFile
+from audiollm.data.hub import PREFIX, HubDataset, RemoteFile, is_stored, parquet_in
 from audiollm.data.sources import features_of, with_class_names
 
 CHUNK_BYTES = 500 * 2**20
@@ -69,7 +68,7 @@ def open_origin(
         if read is None:
             raise ValueError(f"{folder} holds no Parquet file, and {name} reads nothing else; {_where(dataset)}")
         return ArchiveOrigin(name, dataset, read, folder, split, limit, rows_a_chunk)
-    if source and "://" in source and not source.startswith(PREFIX):
+    if source and is_stored(source):
         stores = [Store(source.rstrip("/"), one) for one in dataset.splits[split]]
         return ParquetOrigin(name, dataset, stores, split, limit)
     if source and folder and folder.is_file():
@@ -92,7 +91,7 @@ def splits_told(source: str, config: str | None, revision: str | None) -> dict[s
     folder = Path(source).expanduser()
     if folder.is_dir() and not any(folder.rglob("*.parquet")):
         return splits_of_tables(folder)
-    if "://" in source and not source.startswith(PREFIX):
+    if is_stored(source):
         return by_split(Store(source.rstrip("/"), "").listed()) or {"train": ["train"]}
     if folder.is_dir() or (not folder.exists() and _may_be_of_the_hub(source)):
         path = str(folder.resolve()) if folder.is_dir() else source.removeprefix(PREFIX)
@@ -192,23 +191,16 @@ class Store(NamedTuple):
 
     def listed(self) -> list[str]:
         """The paths of all of them, from the folder on; RowError where the store is out of reach."""
-        try:
-            filesystem, folder = url_to_fs(self.name)
-            found = sorted(path for path in filesystem.find(folder) if path.endswith(".parquet"))
-        except (OSError, ImportError, ValueError) as error:
-            raise RowError(
-                self.name, "", f"cannot be listed ({error}); check the address and its credentials"
-            ) from None
+        _, folder, found = parquet_in(self.name)
         return [path.removeprefix(folder) for path in found]
 
     def files(self) -> list[Path | RemoteFile]:
         """Those whose path says the split; RowError where there is none."""
-        found = self.listed()
-        mine = [path for path in found if says_split(path, self.split)]
+        filesystem, folder, found = parquet_in(self.name)
+        mine = [path for path in found if says_split(path.removeprefix(folder), self.split)]
         if not mine:
             raise RowError(self.name, "", f"has no split {self.split!r} among its {len(found)} Parquet files")
-        filesystem, folder = url_to_fs(self.name)
-        return [RemoteFile(filesystem.unstrip_protocol(folder + at), str(filesystem.ukey(folder + at))) for at in mine]
+        return [RemoteFile(filesystem.unstrip_protocol(path), str(filesystem.ukey(path))) for path in mine]
 
 
 class ParquetOrigin:

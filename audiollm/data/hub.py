@@ -1,15 +1,19 @@
-"""Data sets of the Hugging Face hub: downloaded once to the hub's cache, or read where they lie.
+"""Data sets of the Hugging Face hub: downloaded once to the hub's cache, or read where they lie; object stores.
 
     hf://datasets/OWNER/NAME      or hf://datasets/FOLDER, for a data set in a folder of this machine
+    s3://bucket/folder            Parquet files, by any address that fsspec knows: gs://, az:// ...; read where they lie
 
 No code of a data set is run. Not here: what its rows mean (formats.py), the index and order of a stream (streams.py).
 """
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from fsspec.core import url_to_fs
 
@@ -109,6 +113,49 @@ class HubDataset(NamedTuple):
         else:
             names = sorted("/".join(Path(file["filename"]).parts[-2:]) for file in self.load().cache_files)
         return hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
+
+
+def is_stored(source: Any) -> bool:
+    """Whether a source is an address in an object store."""
+    return isinstance(source, str) and "://" in source and not source.startswith(PREFIX)
+
+
+def refuse_password(address: str) -> None:
+    """RowError for an address that holds a password, which is not repeated: it would stand in logs and in cards."""
+    parts = urlsplit(address)
+    if parts.password or "=" in parts.query:
+        raise RowError("", "", "the address holds a password or a signature; leave it to the store's own settings")
+
+
+@contextmanager
+def in_store(address: str) -> Iterator[tuple[Any, str]]:
+    """The filesystem and the path of an address in an object store; whatever the store raises is a RowError."""
+    refuse_password(address)
+    try:
+        yield url_to_fs(address.rstrip("/"))
+    except RowError:
+        raise
+    except Exception as error:  # each store has errors of its own, which share no class
+        said = re.sub(r"\?\S+", "", str(error).strip().partition("\n")[0]) or type(error).__name__
+        cause = f"cannot be reached ({said}); check the address, and the credentials where its store looks for them"
+        raise RowError(address, "", cause) from None
+
+
+def parquet_in(address: str) -> tuple[Any, str, list[str]]:
+    """The filesystem of an address, the path in it, and the Parquet files of that folder, pattern or file."""
+    with in_store(address) as (filesystem, path):
+        found = filesystem.glob(path) if set("*?[") & set(path) else filesystem.find(path)
+        return filesystem, path, sorted(one for one in found if one.endswith(".parquet"))
+
+
+def stored_files(address: str) -> list[RemoteFile]:
+    """The Parquet files that an address in an object store means; RowError where there is none."""
+    filesystem, _, found = parquet_in(address)
+    if not found:
+        cause = "holds no Parquet file, and nothing else is read in an object store; copy it to this machine"
+        raise RowError(address, "", cause)
+    with in_store(address):
+        return [RemoteFile(filesystem.unstrip_protocol(path), str(filesystem.ukey(path))) for path in found]
 
 
 def where_it_lies(file: str) -> Path | RemoteFile:

@@ -60,14 +60,20 @@ def read_keys(path: Path, place: int = 0, *, listens: bool = True) -> Iterator[K
 def members_of(file: BinaryIO, place: int) -> Iterator[tarfile.TarInfo]:
     """The files in a tar from the byte of a header on; one of DAMAGED where it cannot be read on."""
     size = os.fstat(file.fileno()).st_size
-    file.seek(place)
-    archive = tarfile.TarFile(fileobj=file)
-    while (member := archive.next()) is not None:
-        archive.members.clear()  # type: ignore[attr-defined]  # it would hold every header of a large shard
+    for member in headers_of(file, place):
         if member.offset_data + member.size > size:
             raise tarfile.ReadError(f"{member.name} is cut off")
         if member.isreg() and not member.issparse() and not PurePosixPath(member.name).name.startswith("."):
             yield member
+
+
+def headers_of(file: BinaryIO, place: int = 0) -> Iterator[tarfile.TarInfo]:
+    """All members of a tar from the byte of a header on, of which none is kept; one of DAMAGED as above."""
+    file.seek(place)
+    archive = tarfile.TarFile(fileobj=file)
+    while (member := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]  # it would hold every header of a large shard
+        yield member
     file.seek(archive.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # a damaged header and a cut are ends to tarfile
         raise tarfile.ReadError("neither a header nor the end of a tar")

@@ -23,7 +23,7 @@ from pyarrow import parquet
 
 from audiollm.conversation import Row, RowError, parse_row
 from audiollm.data.formats import RECORDINGS, Converter, Raw, as_usual, converter, detect_all
-from audiollm.data.hub import PREFIX, HubDataset
+from audiollm.data.hub import PREFIX, HubDataset, RemoteFile, identity_of, is_stored, stored_files
 from audiollm.data.shards import read_keys, refuse_compressed
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,8 @@ def load_rows(
 ) -> list[Row]:
     """All rows of a path, a glob, a folder of recordings, a data set, a list of dicts, or a list of these.
 
-    A data set is a `datasets.Dataset`, or one on the hub: `hf://datasets/OWNER/NAME`, or a `HubDataset`.
+    A data set is a `datasets.Dataset`, or one on the hub: `hf://datasets/OWNER/NAME`, or a `HubDataset`. A path may be
+    one in an object store (`s3://bucket/folder`), of which Parquet is read, where it lies.
 
     format: a name from FORMATS, for what cannot be told by its shape. question: what tables without such a column and
     folders of recordings ask. strict: the first bad row is raised. problems: collects bad rows, which are otherwise
@@ -142,6 +143,9 @@ def fingerprint(source: str | HubDataset) -> str:
     if hub := hub_dataset(source):
         return hub.fingerprint()
     assert isinstance(source, str)
+    if is_stored(source):
+        names = [str(identity_of(file)) for file in stored_files(source)]
+        return hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
     found = hashlib.sha256()
     for path in paths_of(os.path.expanduser(source)):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -206,10 +210,18 @@ def hub_dataset(source: Any) -> HubDataset | None:
     return source if isinstance(source, HubDataset) else None
 
 
+def is_elsewhere(source: Any) -> bool:
+    """Whether it is on the hub or in an object store, and no path of this machine."""
+    return hub_dataset(source) is not None or is_stored(source)
+
+
 def open_source(source: Any) -> Iterator[Opened]:
     """The files, folders and data sets that a source means."""
     if hub := hub_dataset(source):
         yield Opened(str(hub), None, read_dataset(hub.load(), hub.path))
+    elif is_stored(source):
+        for file in stored_files(source):
+            yield Opened(str(file), None, read_parquet(file))
     elif isinstance(source, (str, os.PathLike)):
         for path in paths_of(os.path.expanduser(source)):
             yield from open_listed(path) if path.name == LISTED else [_open_path(path)]
@@ -324,10 +336,12 @@ def read_table(path: Path) -> Placed:
             raise RowError(f"{path}:{reader.line_num + 1}", "", f"broken table ({error}); check the quotes") from None
 
 
-def read_parquet(path: Path) -> Placed:
+def read_parquet(path: Path | RemoteFile) -> Placed:
     """Rows of a Parquet file, with the names of class labels where Hugging Face's metadata tells them."""
     try:
-        file = parquet.ParquetFile(path)
+        file = (
+            parquet.ParquetFile(path) if isinstance(path, Path) else parquet.ParquetFile(path.open(), pre_buffer=True)
+        )
     except (pyarrow.ArrowException, OSError) as error:
         raise RowError(str(path), "", f"is not a Parquet file ({error}); write it again") from None
     features = features_of(file.schema_arrow)

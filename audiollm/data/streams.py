@@ -6,8 +6,8 @@
 The index is made once, by reading every row; then the rows of a recording are read where they are needed, in whichever
 worker. Neighbouring rows about one recording are brought together; in a tar shard each key is a recording, whose sound
 is not read for the index. JSONL and shards are shuffled as a whole; Parquet by row groups, whose order is shuffled and
-within which rows are, since a row group is read at once. Parquet on the hub is read where it lies; its sound is not
-read for the index, so each of its rows is a recording.
+within which rows are, since a row group is read at once. Parquet on the hub and in object stores is read where it lies;
+its sound is not read for the index where it is a column of `bytes`, so each of its rows is a recording.
 Not here: what a row means (sources.py, conversation.py), its tokens (measured.py), in which order they come (order.py).
 """
 
@@ -31,7 +31,7 @@ from pyarrow import parquet
 from audiollm.conversation import Row, RowError, parse_row
 from audiollm.data.dataset import Sound, with_sound
 from audiollm.data.formats import Raw, converter, detect_all
-from audiollm.data.hub import HubDataset, RemoteFile, identity_of
+from audiollm.data.hub import HubDataset, RemoteFile, identity_of, is_stored, stored_files
 from audiollm.data.shards import read_keys, refuse_compressed
 from audiollm.data.sources import (
     DETECT_ROWS,
@@ -131,7 +131,7 @@ def open_stream(
     audio: Sound = "sound",
 ) -> tuple[Stream, Problems]:
     """The recordings of files, and the rows that were refused; ValueError for files of other kinds, or without rows."""
-    files: Sequence[File] = path.files() if isinstance(path, HubDataset) else paths_of(os.path.expanduser(path))
+    files = files_of(path)
     for file in files:
         if isinstance(file, Path):
             refuse_compressed(file)
@@ -153,6 +153,13 @@ def open_stream(
     if not len(stream):
         raise ValueError(f"{path} has no rows to train on; {problems.summary()}")
     return stream, problems
+
+
+def files_of(path: str | HubDataset) -> Sequence[File]:
+    """The files that are meant, here or elsewhere."""
+    if isinstance(path, HubDataset):
+        return path.files()
+    return stored_files(path) if is_stored(path) else paths_of(os.path.expanduser(path))
 
 
 def made_once(about: Path, make: Callable[[], Any]) -> Any:

@@ -1,7 +1,11 @@
 """Properties of joining: each rule on its set's rows, none over a stronger one, nothing guessed, every row counted."""
 
+import io
 import json
+import os
 import random
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from audiollm import cli
-from audiollm.curation.joining import AS_IT_IS, RULES, Joined, join, read_list
+from audiollm.curation.joining import AS_IT_IS, RULES, Joined, join, read_list, stems_of
 from audiollm.data.sources import load_rows
 
 VIDEO = "-0SdAVK79lg"
@@ -309,7 +313,7 @@ def test_the_order_of_the_files_plays_no_part(tmp_path, monkeypatch):
     paths = [str(tmp_path / "recordings" / name) for name in files]
     for seed in range(5):
         random.Random(seed).shuffle(paths)
-        monkeypatch.setattr("audiollm.curation.joining.files_of", lambda folder: iter(paths))
+        monkeypatch.setattr("audiollm.curation.joining.files_in", lambda folder: iter(paths))
         joined(tmp_path, rows, files)
         assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == first
 
@@ -342,11 +346,12 @@ def test_a_json_list_that_was_cut_off_gives_its_rows_and_one_broken_one(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("folder", "message"), [("none", "is no folder"), ("empty", "holds no recording"), ("x.tar", "is an archive")]
+    ("folder", "message"),
+    [("none", "is no folder"), ("empty", "holds no recording"), ("x.rar", "is no folder, and none of")],
 )
 def test_a_folder_without_recordings_is_refused(tmp_path, folder, message):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "x.tar").touch()
+    (tmp_path / "x.rar").touch()
     (tmp_path / "rows.jsonl").write_text(json.dumps(own("a.wav")))
     with pytest.raises(ValueError, match=message):
         join(str(tmp_path / "rows.jsonl"), [tmp_path / folder], tmp_path / "out")
@@ -357,3 +362,171 @@ def test_rows_are_not_overwritten_while_they_are_read(tmp_path):
     with pytest.raises(ValueError, match="another folder"):
         join(str(tmp_path / "out" / "joined.jsonl"), [tmp_path / "recordings"], tmp_path / "out")
     assert found_in(tmp_path) == [["a.wav"]]
+
+
+# ---- recordings in archives
+
+
+KINDS = ("clips.tar", "clips.tar.gz", "clips.tgz", "clips.zip")
+
+
+def pack(path: Path, members: dict[str, bytes]) -> None:
+    """An archive of these names; with None a tar gets a link to /etc/passwd, and a zip too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                info = zipfile.ZipInfo(name)
+                info.external_attr = (0o120777 if content is None else 0o100644) << 16
+                archive.writestr(info, b"/etc/passwd" if content is None else content)
+        return
+    with tarfile.open(path, "w" if path.suffix == ".tar" else "w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            if content is None:
+                info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            info.size = len(content or b"")
+            archive.addfile(info, io.BytesIO(content or b""))
+
+
+def unpacked(tmp_path: Path) -> dict[str, bytes]:
+    """What was taken out of archives, by its path."""
+    top = tmp_path / "out" / "recordings"
+    files = (path for path in top.rglob("*") if path.is_file() and path.name != ".archive")
+    return {path.relative_to(top).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recordings_in_an_archive_are_found_by_every_rule_and_only_those_that_are_needed_come_out(tmp_path, kind):
+    for number, (rule, row, file) in enumerate(FITTING):
+        folder = tmp_path / str(number)
+        pack(
+            folder / "recordings" / kind,
+            {f"./{file}": b"sound", "other.wav": b"x", "notes.txt": b"x", "999999.wav": b"x"},
+        )
+        result = joined(folder, [row, row], [], folders=(kind if number % 2 else "",))
+        assert dict(result.total.rules) == {rule: 2} and result.recordings == 3 and result.unpacked == (1, 0)
+        assert unpacked(folder) == {f"clips/{file}": b"sound"}
+        lines = lines_of(folder, "joined")
+        assert [line["messages"][0]["content"][0]["audio"] for line in lines] == [f"recordings/clips/{file}"] * 2
+        load_rows(str(folder / "out" / "joined.jsonl"), check_files=True, strict=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_member_that_leads_elsewhere_or_is_no_file_is_never_written_and_told(tmp_path, kind):
+    bad = ["/tmp/a.wav", "../b.wav", "x/../../c.wav", "..\\d.wav", "C:\\e.wav"]
+    pack(tmp_path / "recordings" / kind, dict.fromkeys(bad, b"evil") | {"link.wav": None, "good.wav": b"good"})
+    stems = ["a", "b", "c", "d", "e", "link", "good"]
+    result = joined(tmp_path, [own(f"{stem}.wav") for stem in stems], [])
+    assert (result.total.found, result.total.missing, result.recordings) == (1, 6, 1)
+    assert unpacked(tmp_path) == {"clips/good.wav": b"good"} and not (tmp_path / "b.wav").exists()
+    assert result.left_out == {"leads out of the archive": 5, "a link": 1}
+    assert f"a link: 1 ('{tmp_path}/recordings/{kind}/link.wav')" in result.summary()
+
+
+def test_a_device_a_hard_link_and_a_name_that_comes_twice_are_left_out(tmp_path):
+    path = tmp_path / "recordings" / "x.tar"
+    pack(path, {"a.wav": b"first"})
+    with tarfile.open(path, "a") as archive:
+        for name, kind in (
+            ("pipe.wav", tarfile.FIFOTYPE),
+            ("disk.wav", tarfile.BLKTYPE),
+            ("hard.wav", tarfile.LNKTYPE),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a.wav"
+            archive.addfile(info)
+        info = tarfile.TarInfo("a.wav")
+        info.size = 5
+        archive.addfile(info, io.BytesIO(b"other"))
+    result = joined(tmp_path, [own("a.wav"), own("pipe.wav"), own("disk.wav"), own("hard.wav")], [])
+    assert result.left_out == {"no regular file": 2, "a link": 1, "a name that came already": 1}
+    assert result.total.found == 1 and unpacked(tmp_path) == {"x/a.wav": b"first"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_unpacked_stays_and_what_is_not_whole_is_unpacked_again(tmp_path, kind):
+    members = {f"{name}.wav": name.encode() * 9000 for name in "abc"}
+    pack(tmp_path / "recordings" / kind, members)
+    rows = [own(name) for name in members]
+    assert joined(tmp_path, rows, []).unpacked == (3, 0)
+    (tmp_path / "out/recordings/clips/b.wav").write_bytes(b"short")
+    times = {name: (tmp_path / "out/recordings/clips" / name).stat().st_ino for name in members}
+    result = joined(tmp_path, rows, [])
+    assert result.unpacked == (1, 2) and "unpacked: 1, and 2 that were there" in result.summary()
+    assert unpacked(tmp_path) == {f"clips/{name}": content for name, content in members.items()}
+    assert {name for name in members if (tmp_path / "out/recordings/clips" / name).stat().st_ino != times[name]} == {
+        "b.wav"
+    }
+
+
+def test_recordings_of_another_archive_of_the_same_names_and_sizes_are_not_taken_for_its_own(tmp_path):
+    path = tmp_path / "recordings" / "x.tar"
+    for content in (b"old", b"new"):
+        pack(path, {"a.wav": content})
+        os.utime(path, ns=(1, len(content) if content == b"old" else 10**9))
+        joined(tmp_path, [own("a.wav")], [])
+        assert unpacked(tmp_path) == {"x/a.wav": content}
+    pack(tmp_path / "recordings" / "1" / "x.zip", {"b.wav": b"b"})
+    joined(tmp_path, [own("a.wav"), own("b.wav")], [])
+    names = [line["messages"][0]["content"][0]["audio"] for line in lines_of(tmp_path, "joined")]
+    assert [(tmp_path / "out" / name).read_bytes() for name in names] == [b"new", b"b"]
+    assert len({Path(name).parent for name in names}) == 2
+
+
+def test_a_folder_that_somebody_else_filled_is_not_written_into(tmp_path):
+    pack(tmp_path / "recordings" / "x.tar", {"a.wav": b"a"})
+    (tmp_path / "out" / "recordings" / "x").mkdir(parents=True)
+    (tmp_path / "out" / "recordings" / "x" / "mine.wav").touch()
+    with pytest.raises(ValueError, match="holds something else; give another --out"):
+        joined(tmp_path, [own("a.wav")], [])
+    assert unpacked(tmp_path) == {"x/mine.wav": b""} and not (tmp_path / "out" / "joined.jsonl").exists()
+
+
+def test_a_recording_in_an_archive_and_beside_it_is_ambiguous_but_what_was_unpacked_before_is_not(tmp_path):
+    pack(tmp_path / "recordings" / "x.tar", {"a.wav": b"a"})
+    (tmp_path / "rows.jsonl").write_text(json.dumps(own("/old/a.wav")))
+    for _ in range(2):  # into a folder within
+        result = join(str(tmp_path / "rows.jsonl"), [tmp_path / "recordings"], tmp_path / "recordings" / "out")
+        assert (result.total.found, result.recordings) == (1, 1)
+    assert joined(tmp_path / "recordings" / "..", [own("/old/a.wav")], ["1/a.wav"]).total.ambiguous == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("damage", ["cut", "junk", "flipped"])
+def test_a_damaged_archive_is_one_sentence_that_names_it(tmp_path, kind, damage):
+    path = tmp_path / "recordings" / kind
+    pack(path, {f"{number}.wav": bytes(random.Random(number).randbytes(5000)) for number in range(5)})
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) * 2 // 3 - 512 * (kind == "clips.tar")]
+    elif damage == "junk":
+        content = bytearray(b"junk" * 3000)
+    else:  # the header of the second member, or its bytes where these are checked
+        at = 512 + 5120 + 3 if kind == "clips.tar" else len(content) // 3
+        content[at : at + 8] = bytes(byte ^ 255 for byte in content[at : at + 8])
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot be read as an archive .*; download it again") as error:
+        joined(tmp_path, [own(f"{number}.wav") for number in range(5)], [])
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out" / "joined.jsonl").exists() and not list((tmp_path / "out").rglob("*.wav.tmp"))
+
+
+def test_an_archive_is_read_once_from_front_to_back_for_what_is_needed(tmp_path, monkeypatch):
+    path = tmp_path / "recordings" / "x.tgz"
+    pack(path, {f"{number}.wav": bytes(3000) for number in range(50)})
+    listed = []
+    from audiollm.curation import packed
+
+    monkeypatch.setattr(
+        packed, "headers_of", lambda file, of=packed.headers_of: (listed.append(h.name) or h for h in of(file))
+    )
+    joined(tmp_path, [own("/x/30.wav"), own("/x/7.wav"), own("/y/30.wav")], [])
+    assert listed[50:] == [f"{number}.wav" for number in range(31)]  # the list, and then up to the last that is needed
+    assert sorted(unpacked(tmp_path)) == ["x/30.wav", "x/7.wav"]
+
+
+def test_converters_still_ask_for_an_unpacked_folder(tmp_path):
+    pack(tmp_path / "x.tar", {"a.wav": b"a"})
+    with pytest.raises(ValueError, match=r"x\.tar is an archive; unpack it, and give the folder"):
+        stems_of(tmp_path / "x.tar")

@@ -209,7 +209,7 @@ def test_parquet_in_an_object_store_is_read_where_it_lies(tmp_path, whole):
     files.rm("/bucket/esc/data/train-00000.parquet")
     with pytest.raises(ValueError, match="has no split 'train' among its 1 Parquet files"):
         prepare("esc50", tmp_path / "none", {"source": "memory://bucket/esc"})
-    with pytest.raises(ValueError, match="nothing://x: cannot be listed"):
+    with pytest.raises(ValueError, match="nothing://x: cannot be reached"):
         prepare("esc50", tmp_path / "none", {"source": "nothing://x"}, overwrite=True)
 
 
