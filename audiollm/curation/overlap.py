@@ -48,8 +48,8 @@ EXACT_ERRORS, EXACT_DIFFERING = 0.003, 0.04
 """A copy differs in at most this share of the bits that are strong in both, and in that of those that are in either.
 The same tune played again by the same instrument differs in more."""
 MOST_ERRORS, MOST_DIFFERING, SELF_SHARE, DISTORTED_S = 0.05, 0.25, 0.15, 4.0
-"""What was distorted differs in more: up to these shares, and up to this share of the errors that either clip has against
-itself at another time. It takes more seconds to tell that from another recording of the same thing."""
+"""What was distorted differs in more: up to these shares, and up to this share of the errors that either clip has
+against itself at another time. It takes more seconds to tell it from another recording of the same thing."""
 SELF_LAG = 38  # frames: 0.38 s, from where on two frames share no samples
 SELF_FRAMES = 3_000  # frames of a clip that are compared with each other: 30 s
 QUARTER_BITS, QUARTERS, APART = 8, 4, 12  # a key is 8 neighbouring bits at 4 frames, 120 ms apart
