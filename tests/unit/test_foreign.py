@@ -123,7 +123,7 @@ def test_the_command_counts_rows_that_it_could_not_read_too(rows, tmp_path):
         file.write("broken\n")
     run = CliRunner().invoke(cli.app, ["convert", str(tmp_path / "rows.jsonl"), "--to", "ltu"])
     assert (whole.exit_code, run.exit_code) == (0, 1)
-    assert "1 rows of format ltu; left out: 1 problem" in run.output.replace("\n", " ")
+    assert "1 row of format ltu; left out: 1 problem" in run.output.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
