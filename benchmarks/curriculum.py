@@ -2,12 +2,12 @@
 
     python benchmarks/curriculum.py --seeds 0,1,2 --out runs/curriculum --plot docs/curriculum.svg
 
-One factor at a time differs from the quickstart's last two stages; all else, steps included, is equal. All at once takes
-as many steps as all four stages, of 20 recordings each, so that it sees as many of them too. The first two stages
-(reading and hearing) are trained once for each seed and reused. A trial that is done is not done again, and one that was
-interrupted goes on, so that several processes may share the work by `--seeds` and `--only`. Asked are the quickstart's
-test questions, of voices and parameters that were never trained on. The score of a trial is the mean of its tasks (for
-transcribing: 1 - word error rate, at least 0).
+One factor at a time differs from the quickstart's last two stages; all else, steps included, is equal. All at once
+takes as many steps as all four stages, of 20 recordings each, so that it sees as many of them too. The first two stages
+(reading and hearing) are trained once for each seed and reused. A trial that is done is not done again, and one that
+was interrupted goes on, so that several processes may share the work by `--seeds` and `--only`. Asked are the
+quickstart's test questions, of voices and parameters that were never trained on. The score of a trial is the mean of
+its tasks (for transcribing: 1 - word error rate, at least 0).
 """
 
 import argparse
