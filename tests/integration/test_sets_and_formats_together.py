@@ -1,4 +1,4 @@
-"""Public sets and other tools' files in one mixture: each brings its rows, in memory and streamed, and all are learnt."""
+"""Public sets and other tools' files in one mixture: each brings its rows, in memory and streamed, and is learnt."""
 
 import json
 
