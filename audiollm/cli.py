@@ -298,7 +298,9 @@ def overlap(
         "data/fingerprints"
     ),
     num_proc: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    refuse: Annotated[bool, typer.Option("--refuse", help="Exit with 1 where anything is shared.")] = False,
+    refuse: Annotated[
+        bool, typer.Option("--refuse", help="Exit with 1 where anything is shared, or could not be compared.")
+    ] = False,
 ) -> None:
     """Find recordings that two sets share, or that come twice in one, by the names of sources and by sound."""
     from audiollm.curation.overlap import find_overlap
@@ -308,7 +310,7 @@ def overlap(
     if out is not None:
         found.write(out)
         print(f"pairs: {out}")
-    if refuse and found.pairs:
+    if refuse and (found.pairs or found.unread):
         raise typer.Exit(1)
 
 

@@ -1,8 +1,8 @@
 """Checks rows of any format that is read, and the recordings that they name; good ones become rows of ours.
 
-    clean.jsonl                           rows without a fault, `duration` filled in where it was missing
+    clean.jsonl                           rows without a fault, `duration` put in where it was missing or wrong
     quarantine.jsonl                      the others: where they stand, and what is wrong
-    noticed.jsonl                         good rows whose recording is silent or clipped, where there are any
+    noticed.jsonl                         good rows whose recording is silent, clipped or not as long as they said
     check-parts/00003.jsonl, 00003.json   what one chunk gave, and a verdict on each of its rows; removed at the end
 
 Rows are read in chunks, and checked in several processes; stopped and started again, chunks that are done are kept. The
@@ -53,12 +53,14 @@ from audiollm.report.figures import counted, duration
 
 CLEAN, QUARANTINE, NOTICED = "clean.jsonl", "quarantine.jsonl", "noticed.jsonl"
 PARTS, STATE = "check-parts", "state.json"
-VERSION = 2  # to be raised when the same rows would get other verdicts
+VERSION = 3  # to be raised when the same rows would get other verdicts
 ROWS_A_CHUNK = 1000
 CHUNK_BYTES = 64 * 2**20  # rows that bring their sound with them make smaller chunks
 WINDOW_S = 600.0  # a long recording is decoded in windows, so that memory does not follow its length
 SAMPLING_RATE = 16_000
 MOST_CAUSES = 20  # that a summary shows
+DURATION_S, DURATION_SHARE = 0.1, 0.01  # by which a row's duration may be another than that of its recording
+WRONG_DURATION = "duration: not that of the recording, which the row has now"
 UNREADABLE = (ValueError, OSError, pyarrow.ArrowException)  # what a file raises that cannot be read on
 
 Placed = tuple[str, Raw | RowError]
@@ -489,22 +491,24 @@ def heard(row: Row, lengths: "Lengths") -> tuple[Row, list[tuple[str, str]]]:
             where = f"messages[{number}].content[{index}].audio"
             try:
                 found = lengths.of(part)
-                content.append(with_duration(part, found.seconds))
+                measured = with_duration(part, found.seconds)
             except AudioError as error:
                 raise RowError(row.origin, where, f"{error.cause} ({error.name})", row.id) from None
-            noticed += [(where, what) for what in found.noticed]
+            wrong = [WRONG_DURATION] if part.duration not in (None, measured.duration) else []
+            noticed += [(where, what) for what in (*found.noticed, *wrong)]
+            content.append(measured)
         messages.append(replace(message, content=tuple(content)))
     return replace(row, messages=tuple(messages)), noticed
 
 
 def with_duration(part: AudioPart, length_s: float) -> AudioPart:
-    """A clip with its duration, if that was missing; AudioError if it is a cut that its recording does not hold."""
+    """A clip with its duration, if that was missing or wrong; AudioError for a cut that its recording does not hold."""
     start_s, end_s = part.start or 0.0, part.end or length_s
     if start_s >= length_s or end_s > length_s:
         part.load(SAMPLING_RATE)  # a cut may end a little late; how much, audio.py alone knows
-    if part.duration is not None:
-        return part
     seconds = round(min(end_s, length_s) - start_s, 3)
+    if part.duration is not None and abs(part.duration - seconds) <= max(DURATION_S, DURATION_SHARE * seconds):
+        return part
     return replace(part, duration=seconds) if seconds > 0 else part
 
 

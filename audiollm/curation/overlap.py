@@ -467,6 +467,11 @@ class Overlap:
         """Pairs that are known in one of these ways."""
         return sum(not set(kinds).isdisjoint(pair.found) for pair in self.pairs)
 
+    @property
+    def unread(self) -> int:
+        """Rows, or recordings, that could not be compared."""
+        return sum(side.problems.count for side in (self.train, self.evaluation) if side)
+
     def summary(self) -> str:
         """The counts, a line each."""
         kinds = Counter(kind for pair in self.pairs for kind in pair.found)

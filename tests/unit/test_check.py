@@ -13,7 +13,7 @@ from pyarrow import parquet
 from audiollm import audio as sound
 from audiollm.conversation import AudioPart, Message, Row, RowError, TextPart, write_rows
 from audiollm.curation import check as checking
-from audiollm.curation.check import check, kind_of
+from audiollm.curation.check import WRONG_DURATION, check, kind_of
 from audiollm.data.sources import load_rows
 
 NUM_ROWS = 30
@@ -185,6 +185,20 @@ def test_a_recording_is_decoded_once_a_chunk_and_headers_alone_miss_damage_in_it
     heard.clear()
     assert check(str(tmp_path / "rows.jsonl"), tmp_path / "out", headers=True).good == 6
     assert not heard
+
+
+def test_a_duration_that_is_not_the_recordings_is_put_right_counted_and_named(good, tmp_path):
+    rows = lines_of(good)
+    for number, wrong in ((2, 17.0), (5, 0.5)):
+        rows[number]["messages"][0]["content"][0]["duration"] = wrong
+    rows[4]["messages"][0]["content"][0]["duration"] = 1.05  # as a header may say
+    changed = good.with_name("durations.jsonl")
+    changed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    checked = check(str(changed), tmp_path / "out")
+    assert checked.good == NUM_ROWS and checked.noticed == {WRONG_DURATION: 2}
+    assert checked.hours * 3600 == pytest.approx(NUM_ROWS + 0.05, abs=0.02)
+    named = [one["origin"] for one in lines_of(tmp_path / "out" / "noticed.jsonl")]
+    assert named == [f"{changed}:3", f"{changed}:6"]
 
 
 def test_silent_and_clipped_recordings_are_kept_counted_and_named(good, tmp_path):

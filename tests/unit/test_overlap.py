@@ -287,6 +287,15 @@ def test_fingerprints_are_made_once_and_again_for_another_content(tmp_path, monk
     }
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_refusing_fails_too_where_a_recording_could_not_be_compared(wavs, wrong):
+    rows = [raw(str(n), f"{n}.wav") for n in range(3)] + [raw("gone", "gone.wav")] * wrong
+    path = rows_file(wavs / "train.jsonl", rows)
+    done = CliRunner().invoke(cli.app, ["overlap", path, "--index", str(wavs / "prints"), "--refuse"])
+    assert done.exit_code == wrong and "overlap: 0 pairs" in done.output
+    assert ("not compared, of" in done.output) == wrong
+
+
 def test_a_damaged_folder_of_fingerprints_is_refused_by_name(tmp_path):
     rows = [raw("a", flac(scene(0)))]
     find_overlap(rows, folder=tmp_path)
