@@ -184,6 +184,8 @@ def chunks_of(
             for chunk in origin.chunks():
                 yield chunk._replace(number=next(numbers))
         except NoSuchSplit as error:
+            if hasattr(converter, "SPEC"):  # of a mapping the user said each split, or it was found there
+                raise
             missing.append(error)
         bad.extend(origin.bad())
     if missing and (split is not None or len(missing) == len(dataset.splits)):

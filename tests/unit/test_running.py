@@ -316,6 +316,15 @@ def test_several_tables_of_which_no_name_tells_a_split_are_refused(tmp_path):
     assert "the answer is not among the labels" in (tmp_path / "out" / "dropped.jsonl").read_text()
 
 
+def test_a_split_that_a_mapping_says_and_its_source_has_not_is_no_success(tmp_path):
+    source = bells(tmp_path / "in", train=["dog"], bells_dev=["rain"])
+    mapping = tmp_path / "map.yaml"
+    mapping.write_text("audio: clip\ntext: label\ntask: sound\nsplits: {train: [trainn], test: [bells_dev]}\n")
+    with pytest.raises(ValueError, match=r"trainn"):
+        prepare(str(mapping), tmp_path / "out", {"source": str(source)})
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_recording_that_leads_out_of_the_folder_is_named_as_written(tmp_path):
     source = bells(tmp_path / "in")
     outside = tmp_path / "far.wav"
