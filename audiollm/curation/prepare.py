@@ -230,7 +230,9 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         return f"with {', '.join(changed)}"
     if "tables" not in found:  # made by an earlier release
         return "from other tables, or by another version of the converter"
-    return _changed_tables(found["tables"], wanted["tables"]) or "by another version of the converter, or of its mapping"
+    return (
+        _changed_tables(found["tables"], wanted["tables"]) or "by another version of the converter, or of its mapping"
+    )
 
 
 def _changed_tables(old: Mapping[str, str], new: Mapping[str, str]) -> str:

@@ -370,7 +370,8 @@ def _told(key: str, value: Any) -> Any:
     if "://" in value:
         parts = urlsplit(value)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-    return os.path.basename(value.rstrip("/")) if os.path.isabs(value) or value.startswith(("~", ".")) else value
+    is_path = os.path.isabs(value) or value.startswith(("~", ".")) or ("/" in value and os.path.exists(value))
+    return os.path.basename(value.rstrip("/")) if is_path else value
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -164,10 +164,16 @@ def test_on_the_hub_load_dataset_reads_each_split_by_the_card(source, tmp_path, 
         assert sorted(heard(there)) == by_id(str(folder / f"{split}*.{suffix}"))
 
 
-def test_the_card_tells_rows_licences_and_how_it_was_made_and_nothing_of_this_machine(source, tmp_path):
+def test_the_card_tells_rows_licences_and_how_it_was_made_and_nothing_of_this_machine(source, tmp_path, monkeypatch):
     folder = made(source, tmp_path / "set", "embed", seed=7)
+    (tmp_path / "private/esc50").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     manifest = json.loads((folder / "prepared.json").read_text())
-    manifest["options"] |= {"api_token": "hf_abc", "revision": "https://me:word@host/x?sig=1"}
+    manifest["options"] |= {
+        "api_token": "hf_abc",
+        "revision": "https://me:word@host/x?sig=1",
+        "source": "private/esc50",
+    }
     (folder / "prepared.json").write_text(json.dumps(manifest))
     publish(folder, "me/esc", dry_run=True)
     text, front = (folder / "README.md").read_text(), front_of(folder)
@@ -180,7 +186,7 @@ def test_the_card_tells_rows_licences_and_how_it_was_made_and_nothing_of_this_ma
         "load_dataset(\"me/esc\")", "seed=7", "source=esc", "converter `esc50`", f"digest `{manifest['digest']}`", "https://host/x",
     ):  # fmt: skip
         assert words in text, words
-    for secret in (str(source.parent), str(tmp_path), "hf_abc", "word", "sig="):
+    for secret in (str(source.parent), str(tmp_path), "private", "hf_abc", "word", "sig="):
         assert secret not in text, secret
 
 
