@@ -199,7 +199,13 @@ def prepare(
 @command
 def convert(
     rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows in any format that is read.")],
-    to: Annotated[str, typer.Option(metavar="FORMAT", help="rows, ms-swift, llama-factory, nvidia, ltu or openai.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMAT",
+            help="rows, ms-swift, llama-factory, nvidia, ltu, salmonn, desta, sift, openai, mcq, audiollms, manifest.",
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="File; the rows' name with the format in it if not said.")
     ] = None,

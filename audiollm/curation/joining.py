@@ -33,9 +33,13 @@ from audiollm.curation.dataset import Dropped
 from audiollm.curation.packed import ARCHIVES, Unpacked, folders_for, is_archive, members_of, unpack
 from audiollm.data.formats import RECORDINGS
 from audiollm.data.sources import (
+    HEAD_BYTES,
+    LIST,
     LISTED,
+    MORE_THAN_LIST,
     Opened,
     Placed,
+    files_of_rows,
     is_elsewhere,
     object_of,
     open_source,
@@ -473,7 +477,7 @@ def _refuse_own_output(rows: str, out: Path) -> None:
 
 def _rows(source: str, format: str | None, question: str | None) -> Iterator[tuple[str, Path | None, Row | RowError]]:
     """The rows with the names and folders of their files; a file that cannot be read on is one bad row more."""
-    paths = [source] if is_elsewhere(source) else [str(path) for path in paths_of(os.path.expanduser(source))]
+    paths = [source] if is_elsewhere(source) else [str(path) for path in files_of_rows(os.path.expanduser(source))]
     for path in paths:
         name = Path(path).name
         try:
@@ -498,18 +502,26 @@ def _opened(path: str) -> Iterator[Opened]:
 
 def _is_list(path: Path) -> bool:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.read(CHUNK_CHARS).lstrip().startswith("[")
+        return LIST.match(file.read(HEAD_BYTES)) is not None
 
 
 def read_list(path: Path) -> Placed:
-    """The objects of a JSON list, numbered from 1, with one of them in memory; what is broken ends the file."""
+    """The objects of a JSON list, numbered from 1, with one of them in memory; what is broken ends the file.
+
+    The list is the file, or `annotation` of the object that is.
+    """
     decoder, number = json.JSONDecoder(), 0
     with path.open(encoding="utf-8-sig") as file:
-        text = file.read(CHUNK_CHARS).lstrip()[1:]
-        position = 0
+        opening = LIST.match(file.read(HEAD_BYTES))
+        assert opening, "no list of rows"
+        file.seek(0)
+        file.read(opening.end())
+        text, position = "", 0
         while True:
             position = _skipped(text, position)
             if text[position : position + 1] == "]":
+                if (text[position + 1 :] + file.read(HEAD_BYTES)).strip() != ("}" if opening["named"] else ""):
+                    yield f"{path}:{number + 1}", RowError(f"{path}:{number + 1}", "", MORE_THAN_LIST)
                 return
             try:
                 row, end = decoder.raw_decode(text, position)

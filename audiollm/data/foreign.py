@@ -15,7 +15,8 @@ from typing import Any
 from audiollm import audio as sound
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Row, RowError, TextPart, row_to_dict
-from audiollm.data.sources import WILDCARDS, Problems
+from audiollm.data.formats import ASK_FOR_WORDS, DESTA_TAG, naming, with_choices
+from audiollm.data.sources import LISTED, WILDCARDS, Problems
 
 SAMPLING_RATE = 16_000
 Clip = Callable[[AudioPart], str]
@@ -69,12 +70,77 @@ def to_nvidia(row: Row, path_of: Clips) -> dict[str, Any]:
 
 def to_ltu(row: Row, path_of: Clips) -> dict[str, Any]:
     """`instruction`, `input`, `audio_id`, `dataset`, `task`, `output`: one question about one recording."""
-    if [message.role for message in row.messages] != ["user", "assistant"] or len(row.clips) != 1:
-        raise RowError(row.origin, "messages", "is not one question about one recording, which alone this format knows")
     return {
-        "instruction": row.question, "input": "", "audio_id": path_of(row.clips[0]), "dataset": row.source or "",
+        "instruction": _question(row), "input": "", "audio_id": path_of(_only_clip(row)), "dataset": row.source or "",
         "task": row.task or "", "output": row.target,
     }  # fmt: skip
+
+
+def to_salmonn(row: Row, path_of: Clips) -> dict[str, Any]:
+    """`path`, `expand_wav` (further recordings, heard after it), `text`, `task`, `Q`: one question about recordings.
+
+    The task is `QA`, whose prompt is the question, except where SALMONN's own prompts ask for the words spoken.
+    """
+    clips = _clips_before_one_question(row)
+    told: dict[str, Any] = {"path": path_of(clips[0]), "text": row.target}
+    if len(clips) > 1:
+        told["expand_wav"] = [path_of(clip) for clip in clips[1:]]
+    return told | ({"task": "asr"} if row.question == ASK_FOR_WORDS else {"task": "QA", "Q": _question(row)})
+
+
+def to_desta(row: Row, path_of: Clips) -> dict[str, Any]:
+    """`messages` with `<|AUDIO|>` in the texts and each message's `audios`; `id`, `dataset`, `prompt`, `response`."""
+    messages: list[dict[str, Any]] = []
+    for message in row.messages:
+        told: dict[str, Any] = {"role": message.role, "content": _tagged(message, DESTA_TAG, row)}
+        audios = [{"audio": path_of(clip), "text": clip.transcript} for clip in message.clips]
+        messages.append(told | ({"audios": audios} if message.role == "user" else {}))
+    paths = [one["audio"] for message in messages for one in message.get("audios", ())]
+    return {
+        "id": row.id or next(iter(paths), None), "dataset": row.source,
+        "seed_description": row.clips[0].description if len(row.clips) == 1 else None,
+        "prompt": row.question, "response": row.target, "messages": messages,
+    }  # fmt: skip
+
+
+def to_sift(row: Row, path_of: Clips) -> dict[str, Any]:
+    """`messages` of parts with `text` or `audio_path`; `id`, `task`, `data_source`."""
+    messages = []
+    for message in row.messages:
+        parts = [
+            {"text": part.text, "audio_path": None}
+            if isinstance(part, TextPart)
+            else {"text": None, "audio_path": path_of(part)}
+            for part in message.content
+        ]
+        messages.append({"role": message.role, "content": parts})
+    return {"id": row.id, "task": row.task, "data_source": row.source, "messages": messages}
+
+
+def to_mcq(row: Row, path_of: Clips) -> dict[str, Any]:
+    """`audio_path`, `question`, `choices`, `answer` in words: one question about one recording, and its options."""
+    question = _without_choices(row)
+    return {
+        "id": row.id, "source_dataset": row.source, "audio_path": path_of(_only_clip(row)), "question": question,
+        "choices": list(row.choices), "answer": row.target,
+    }  # fmt: skip
+
+
+def to_audiollms(row: Row, path_of: Clips) -> dict[str, Any]:
+    """`context`, `instruction`, `answer`, and `choices` if there are any: one question about one recording."""
+    question = _without_choices(row) if row.choices else _question(row)
+    told = {"context": path_of(_only_clip(row)), "instruction": question, "answer": row.target}
+    return told | ({"choices": list(row.choices)} if row.choices else {})
+
+
+def to_manifest(row: Row, path_of: Clips) -> dict[str, Any]:
+    """`audio_filepath`, `duration` in seconds, `text`: what is said in one recording, however it is asked for."""
+    clip = _only_clip(row)
+    if row.target != clip.transcript and row.task != "asr" and row.question != ASK_FOR_WORDS:
+        raise RowError(row.origin, "messages", "does not answer with the words spoken, which alone a manifest holds")
+    if not (duration := clip.seconds()):
+        raise RowError(row.origin, "audio", "cannot be opened to tell how long it is; say its duration in the row")
+    return {"audio_filepath": path_of(clip), "duration": round(duration, 6), "text": row.target}
 
 
 def to_openai(row: Row, path_of: Clips) -> dict[str, Any]:
@@ -84,10 +150,18 @@ def to_openai(row: Row, path_of: Clips) -> dict[str, Any]:
 
 WRITERS: dict[str, Callable[[Row, Clips], dict[str, Any]]] = {
     "rows": to_rows, "ms-swift": to_ms_swift, "llama-factory": to_llama_factory, "nvidia": to_nvidia, "ltu": to_ltu,
-    "openai": to_openai,
+    "salmonn": to_salmonn, "desta": to_desta, "sift": to_sift, "openai": to_openai, "mcq": to_mcq,
+    "audiollms": to_audiollms, "manifest": to_manifest,
 }  # fmt: skip
-JSON_LISTS = frozenset(("llama-factory", "nvidia", "ltu"))
-"""Formats whose files are one JSON list; the others have an object a line."""
+JSON_LISTS = {
+    "llama-factory": ("[\n", "\n]\n"), "nvidia": ("[\n", "\n]\n"), "ltu": ("[\n", "\n]\n"),
+    "salmonn": ('{"annotation": [\n', "\n]}\n"),
+}  # fmt: skip
+"""Formats whose files are one JSON list: what opens and closes it. The others have an object a line."""
+FACTORY_ENTRY = {
+    "formatting": "sharegpt",
+    "columns": {"messages": "conversations", "system": "system", "audios": "audios"},
+}
 
 
 def file_for(rows: str, format: str, out: Path | None) -> Path:
@@ -104,13 +178,18 @@ def file_for(rows: str, format: str, out: Path | None) -> Path:
 
 
 def convert_to(rows: Iterable[Row], format: str, out: Path) -> tuple[int, Problems]:
-    """Write rows in a format; their number, and those that it cannot say."""
+    """Write rows in a format; their number, and those that it cannot say. LLaMA-Factory's are listed beside them.
+
+    ValueError where they cannot be listed.
+    """
     problems, clips, count = Problems(), Clips(out.parent), 0
     is_list = format in JSON_LISTS
+    opening, closing = JSON_LISTS.get(format, ("", ""))
+    listed = listing_with(out) if format == "llama-factory" else None
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(out.name + ".tmp")
     with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-        file.write("[\n" if is_list else "")
+        file.write(opening)
         for row in rows:
             try:
                 line = json.dumps(WRITERS[format](row, clips), ensure_ascii=False, allow_nan=False)
@@ -122,9 +201,70 @@ def convert_to(rows: Iterable[Row], format: str, out: Path) -> tuple[int, Proble
                 continue
             file.write((",\n" if is_list and count else "") + line + ("" if is_list else "\n"))
             count += 1
-        file.write("\n]\n" if is_list else "")
+        file.write(closing)
     unfinished.replace(out)
+    if listed is not None:
+        info = out.with_name(LISTED)
+        unfinished = info.with_name(info.name + ".tmp")
+        unfinished.write_text(json.dumps(listed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(info)
     return count, problems
+
+
+def listing_with(out: Path) -> dict[str, Any]:
+    """What dataset_info.json beside a file of LLaMA-Factory is to hold: what it holds, and this file.
+
+    ValueError where that is no such listing, or has another file under the name of this one.
+    """
+    info = out.with_name(LISTED)
+    if out == info:
+        raise ValueError(f"--out: {info} is to list the files of rows; give the rows another name")
+    try:
+        listed = json.loads(info.read_bytes()) if info.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{info}: broken JSON ({error}); mend it, or write to another folder with --out") from None
+    if not isinstance(listed, dict) or not all(isinstance(entry, dict) for entry in listed.values()):
+        raise ValueError(f"{info}: has not an object for each data set; mend it, or write to another folder with --out")
+    name = next((name for name, entry in listed.items() if entry.get("file_name") == out.name), out.stem)
+    if name in listed and listed[name].get("file_name") != out.name:
+        raise ValueError(f"{info}: {name!r} is another data set; write to another file with --out")
+    return listed | {name: {"file_name": out.name, **FACTORY_ENTRY}}
+
+
+def _clips_before_one_question(row: Row) -> tuple[AudioPart, ...]:
+    """The recordings of a row that is one question about them; RowError where it is not, or words stand between."""
+    clips = row.clips
+    first = row.messages[0].content[: len(clips)]
+    if [message.role for message in row.messages] != ["user", "assistant"] or not clips:
+        raise RowError(row.origin, "messages", "is not one question about recordings, which alone this format knows")
+    if len(clips) > 1 and not all(isinstance(part, AudioPart) for part in first):
+        raise RowError(row.origin, "messages", "has words before or between recordings; this format has them after all")
+    return clips
+
+
+def _only_clip(row: Row) -> AudioPart:
+    """The recording of a row that is one question about it; RowError where it is not."""
+    if [message.role for message in row.messages] != ["user", "assistant"] or len(row.clips) != 1:
+        raise RowError(row.origin, "messages", "is not one question about one recording, which alone this format knows")
+    return row.clips[0]
+
+
+def _question(row: Row) -> str:
+    """The words of the question; RowError where there are none."""
+    if not row.question.strip():
+        raise RowError(row.origin, "messages", "asks nothing in words, and this format has a question")
+    return row.question
+
+
+def _without_choices(row: Row) -> str:
+    """The question from which a reader makes the row's own with its options; RowError where there is none."""
+    if row.target not in row.choices:
+        raise RowError(row.origin, "answer", "is not one of the row's choices, and this format answers with one")
+    bare = _question(row).removesuffix(naming(row.choices))
+    for question in (bare, row.question):
+        if with_choices(question, row.choices) == row.question:
+            return question
+    raise RowError(row.origin, "choices", "are not all named in the question, as this format has it; name them there")
 
 
 def _tagged(message: Message, tag: str, row: Row) -> str:

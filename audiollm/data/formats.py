@@ -6,6 +6,7 @@ formats alone, and not in the assistant's words: there they are the format's own
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,12 +32,48 @@ AUDIO_COLUMNS = (
 QUESTION_COLUMNS = ("question", "prompt", "instruction", "query", "question_text", "questiontext")
 ANSWER_COLUMNS = ("answer", "response", "output", "caption", "label", "category")
 TRANSCRIPT_COLUMNS = ("transcript", "transcription", "sentence", "text")
+RARE_COLUMNS = ("answer", "captions", "gt", "trans")  # X-ARES' and lmms-lab's: answers where no other column is one
+SAYS_WORDS = re.compile(r"asr|transcri|speech.?recogn", re.IGNORECASE)  # a task whose answers are the words spoken
 CLIP_COLUMNS = (*TIME_FIELDS, "transcript", "description")  # what may be known about the clip
 RECORDINGS = frozenset((".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".webm", ".aif", ".aiff"))
 CHOICES_COLUMNS = ("choices", "multi_choice")
 DESTA_TAG = "<|AUDIO|>"
 ASK_FOR_WORDS = "Transcribe the speech."
 ASK_FOR_SCENE = "What do you hear?"
+SALMONN_ASKS = {
+    "asr": ASK_FOR_WORDS,
+    "asr_zh": ASK_FOR_WORDS,
+    "asr_de": ASK_FOR_WORDS,
+    "lyrics_recognition": "Write down the words of the song.",
+    "phone_recognition": "Write down the phonemes of the speech.",
+    "translation_ec": "Translate the speech into Chinese.",
+    "translation_ce": "Translate the speech into English.",
+    "translation_en2ja": "Translate the speech into Japanese.",
+    "translation_en2de": "Translate the speech into German.",
+    "summary": "Sum up what is said.",
+    "keywords": "Name three keywords of what is said.",
+    "speech_query": "Answer the question that is asked.",
+    "speech_audio_query": "Answer the question that is asked, by what is heard behind it.",
+    "audiocaption": ASK_FOR_SCENE,
+    "audiocaption_v2": ASK_FOR_SCENE,
+    "audiocaption_zh": "What do you hear? Answer in Chinese.",
+    "audiocaption_de": "What do you hear? Answer in German.",
+    "audio_speech_description": "Describe the speech and the sounds behind it.",
+    "fluent_speech_audio": "Describe the speech and the sounds behind it in one sentence.",
+    "audio_story_telling": "Tell a story that fits the audio.",
+    "audio_time": "List the sounds with the times at which they begin and end.",
+    "music_description": "Describe the music.",
+    "emotion_recognition": "What is the emotion of the speaker? Answer in one word.",
+    "gender_recognition": "What is the gender of the speaker?",
+    "speaker_verification": "Is it one person who speaks? Answer yes or no.",
+    "speech_separation": "Write down what each person says.",
+    "speaker_diarization_asr": "Write down who speaks, in turn, and what is said.",
+    "count_audio": "How many pieces of speech are there?",
+    "count_word": "How many words are said?",
+    "slot_filling": "According to the speech, what is the {}?",
+    "time_QA": "When does the word {!r} begin and end?",
+}
+"""What rows of SALMONN are asked that have a task and no question; {} is filled with their `Q`."""
 
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -76,8 +113,9 @@ def detect_all(raws: Iterable[Raw]) -> str:
             names.setdefault(detect(raw))
         except RowError as error:
             unknown = unknown or error
-    if names.keys() == {"rows", "ms-swift"}:  # without audio, rows of ms-swift look like ours
-        return "ms-swift"
+    for theirs in ("ms-swift", "openai"):
+        if names.keys() == {"rows", theirs}:  # without audio, their rows look like ours
+            return theirs
     if len(names) == 1:
         return next(iter(names))
     if names:
@@ -172,13 +210,25 @@ def convert_ltu(raw: Raw) -> dict[str, Any]:
 def convert_salmonn(raw: Raw) -> dict[str, Any]:
     """SALMONN's annotations: `path` and perhaps `expand_wav` (heard after it), `text`, `task`, `Q` for a question."""
     _require(raw, "path", "text")
+    task = raw.get("task") or "asr"
     clips = [{"type": "audio", "audio": path} for path in (raw["path"], *_as_list(raw.get("expand_wav")))]
-    is_asr = raw.get("task") == "asr" and not raw.get("expand_wav")
-    if is_asr:
+    if SALMONN_ASKS.get(str(task)) == ASK_FOR_WORDS and len(clips) == 1:
         clips[0]["transcript"] = raw["text"]
-    ask = raw.get("Q") or (ASK_FOR_WORDS if raw.get("task") == "asr" else ASK_FOR_SCENE)
-    turns = [{"role": "user", "content": [*clips, _text(ask)]}, _turn("assistant", raw["text"])]
-    return _without(raw, "path", "expand_wav", "text", "Q") | {"messages": turns}
+    turns = [{"role": "user", "content": [*clips, _text(_asked_by_salmonn(task, raw.get("Q")))]}]
+    row = _without(raw, "path", "expand_wav", "text", "Q") | {"task": task}
+    return row | {"messages": [*turns, _turn("assistant", raw["text"])]}
+
+
+def _asked_by_salmonn(task: Any, question: Any) -> Any:
+    """The question of a row, in the words of its task where these have a place for it, or else the task's own."""
+    usual = SALMONN_ASKS.get(str(task))
+    if usual is not None and "{" in usual and not _is_blank(question):
+        return usual.format(question)
+    if not _is_blank(question):
+        return question
+    if usual is None or "{" in usual:
+        raise RowError("", "Q", f"is missing, and task {task!r} alone does not say what is asked; write the question")
+    return usual
 
 
 def convert_desta(raw: Raw) -> dict[str, Any]:
@@ -237,11 +287,21 @@ def convert_mcq(raw: Raw) -> dict[str, Any]:
         raise RowError("", "", "a multiple choice needs columns for the audio, the question, choices and the answer")
     choices = _listed(raw[key], key)
     right = _chosen(raw.get("answer"), choices)
-    question = raw[asked]
-    if isinstance(question, str) and not all(choice in question for choice in choices):
-        question = f"{question.rstrip()}\nChoose one of: {'; '.join(choices)}"
+    question = with_choices(raw[asked], choices)
     row = _without(raw, asked, audio, key, "answer") | {"choices": choices, "answer": right}
     return row | _asked(raw[audio], question, right)
+
+
+def with_choices(question: Any, choices: Sequence[str]) -> Any:
+    """A question that names its options: those after it, if it does not have all of them."""
+    if not isinstance(question, str) or all(choice in question for choice in choices):
+        return question
+    return f"{question.rstrip()}{naming(choices)}"
+
+
+def naming(choices: Sequence[str]) -> str:
+    """What is put after a question that does not name its options."""
+    return f"\nChoose one of: {'; '.join(choices)}"
 
 
 def convert_audiollms(raw: Raw) -> dict[str, Any]:
@@ -259,13 +319,14 @@ def convert_table(raw: Raw, question: str | None = None) -> dict[str, Any]:
     """Columns for the audio, the question and the answer; without the second, `question` or what fits the answer."""
     names = {_plain(name): name for name in raw}
     audio, asked = _column(names, AUDIO_COLUMNS), _column(names, QUESTION_COLUMNS)
-    answer = (asked and _column(names, ANSWER_COLUMNS)) or _column(names, ANSWER_COLUMNS + TRANSCRIPT_COLUMNS)
+    answer = _answer_column(names, is_asked=asked is not None)
     if not audio or not answer:
         raise RowError(
             "", "", "a table needs a column for the audio and one for the answer; name them audio and answer"
         )
-    is_transcript = not asked and _plain(answer) in TRANSCRIPT_COLUMNS
-    ask = raw[asked] if asked else question or (ASK_FOR_WORDS if is_transcript else ASK_FOR_SCENE)
+    task = raw[names["task"]] if "task" in names else None
+    is_transcript = not asked and _is_transcript(_plain(answer), task)
+    ask = raw[asked] if asked else question or _fitting(_plain(answer), task)
     if _is_blank(ask):
         raise RowError("", asked or "question", "the question is empty; write it, or take the column away")
 
@@ -274,12 +335,41 @@ def convert_table(raw: Raw, question: str | None = None) -> dict[str, Any]:
     words = str(raw[answer]) if type(raw[answer]) in (int, float) else raw[answer]
     others = _without(raw, audio, asked, answer, *(names.get(name) for name in CLIP_COLUMNS))
     row = {name: value for name, value in others.items() if not _is_blank(value)}
+    if _plain(answer) == "captions" and isinstance(words, (list, tuple)) and words:
+        words, *row["references"] = words
     if is_transcript:
         clip["transcript"] = words
         row.setdefault("task", "asr")
     if row.get("choices"):
         row["answer"] = _among(words, row["choices"])
     return row | {"messages": [{"role": "user", "content": [clip, _text(ask)]}, _turn("assistant", words)]}
+
+
+def _answer_column(names: Mapping[str, str], is_asked: bool) -> str | None:
+    """The column of the answer; one of a transcript is about the clip where a question has another answer."""
+    all_names = ANSWER_COLUMNS + TRANSCRIPT_COLUMNS
+    for known in (ANSWER_COLUMNS, RARE_COLUMNS, all_names) if is_asked else (all_names, RARE_COLUMNS):
+        if (column := _column(names, known)) is not None:
+            return column
+    return None
+
+
+def _is_transcript(answer: str, task: Any) -> bool:
+    """Whether this column holds the words spoken. `text` and `trans` may hold others, if the task is another one."""
+    says_words = bool(SAYS_WORDS.search(str(task)))
+    if answer in ("text", "trans"):
+        return says_words or _is_blank(task)
+    return says_words if answer == "gt" else answer in TRANSCRIPT_COLUMNS
+
+
+def _fitting(answer: str, task: Any) -> str:
+    """What a table without questions asks; RowError where its answers may be the words spoken or something else."""
+    if _is_transcript(answer, task):
+        return ASK_FOR_WORDS
+    if answer in ("text", "trans", "gt"):
+        told = "no task says" if _is_blank(task) else f"task {task!r} does not say"
+        raise RowError("", "question", f"is missing, and {told} what {answer!r} answers; add it, or say question=")
+    return ASK_FOR_SCENE
 
 
 def _asked(audio: Any, question: Any, answer: Any) -> dict[str, Any]:
@@ -382,7 +472,8 @@ def _is_table(raw: Raw) -> bool:
     if "messages" in raw or "conversations" in raw or _is_mcq(raw) or _is_salmonn(raw):
         return False
     names = set(map(_plain, raw))
-    return bool(_columns(names, AUDIO_COLUMNS) and _columns(names, ANSWER_COLUMNS + TRANSCRIPT_COLUMNS))
+    answers = (*ANSWER_COLUMNS, *TRANSCRIPT_COLUMNS, *RARE_COLUMNS)
+    return bool(_columns(names, AUDIO_COLUMNS) and _columns(names, answers))
 
 
 def _is_ours(raw: Raw) -> bool:
@@ -392,7 +483,8 @@ def _is_ours(raw: Raw) -> bool:
 
 
 def _is_salmonn(raw: Raw) -> bool:
-    return {"path", "text", "task"} <= raw.keys() and ("Q" in raw or "expand_wav" in raw)
+    needed = {"path", "text", "task"}
+    return needed <= raw.keys() and ("Q" in raw or "expand_wav" in raw or raw.keys() == needed)
 
 
 FORMATS: dict[str, Format] = {

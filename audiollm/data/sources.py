@@ -5,7 +5,6 @@ A reader gives raw rows with their places ("file:line"; counted from 1 where the
 place of a row that it cannot read: one bad row is one problem. What is wrong with a whole file is raised at once.
 """
 
-import codecs
 import csv
 import difflib
 import glob
@@ -13,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -47,6 +47,9 @@ BATCH_ROWS = 1000  # as many rows of a Parquet file or Dataset are turned into P
 WHOLE_BYTES = 64 * 2**20  # a larger file is known by its size and its ends
 END_BYTES = 2**20
 HEAD_BYTES = 1024  # that tell whether a file is text
+LIST = re.compile(r'\s*(?:\[|(?P<named>\{\s*"annotation"\s*:\s*\[)(?=\s*[{\]]))')
+"""How a file begins that is one JSON list of rows; `named`: in an object, as in SALMONN's `{"annotation": [...]}`."""
+MORE_THAN_LIST = "holds more than one list of rows; write a list of objects, or .jsonl"
 NOT_TEXT = "is not UTF-8; give rows as text, saved as UTF-8"
 
 
@@ -223,7 +226,7 @@ def open_source(source: Any) -> Iterator[Opened]:
         for file in stored_files(source):
             yield Opened(str(file), None, read_parquet(file))
     elif isinstance(source, (str, os.PathLike)):
-        for path in paths_of(os.path.expanduser(source)):
+        for path in files_of_rows(os.path.expanduser(source)):
             yield from open_listed(path) if path.name == LISTED else [_open_path(path)]
     elif isinstance(source, Mapping):
         raise RowError(
@@ -258,6 +261,23 @@ def paths_of(pattern: str) -> list[Path]:
     if not found:
         raise RowError(pattern, "", "no file matches; the pattern counts from the working folder")
     return [Path(path) for path in found]
+
+
+def files_of_rows(pattern: str) -> list[Path]:
+    """The files to read rows from: those of the pattern, without what a dataset_info.json among them lists."""
+    paths = paths_of(pattern)
+    listed = {file for info in paths if info.name == LISTED for file in _listed_in(info)}
+    return [path for path in paths if path.resolve() not in listed] if listed else paths
+
+
+def _listed_in(info: Path) -> set[Path]:
+    """The files of a dataset_info.json; none where it is broken, of which `open_listed` tells."""
+    try:
+        entries = dict(json.loads(info.read_bytes())).values()
+    except (ValueError, TypeError, OSError):
+        return set()
+    names = [entry.get("file_name") for entry in entries if isinstance(entry, Mapping)]
+    return {(info.parent / name).resolve() for name in names if isinstance(name, str)}
 
 
 def open_listed(info: Path) -> Iterator[Opened]:
@@ -305,10 +325,11 @@ def read_jsonl(path: Path) -> Placed:
 
 
 def read_json(path: Path) -> Placed:
-    """A list of objects, or one object a line, which some tools also name .json."""
+    """A list of objects, alone or as `annotation`, or one object a line, which some tools also name .json."""
     data = path.read_bytes()
     _refuse_binary(path, data)
-    if not data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+    opening = LIST.match(data[:HEAD_BYTES].decode("utf-8-sig", "replace"))
+    if opening is None:
         yield from _read_lines(path, data.splitlines())
         return
     try:
@@ -317,7 +338,9 @@ def read_json(path: Path) -> Placed:
         raise RowError(str(path), "", NOT_TEXT) from None
     except (ValueError, RecursionError) as error:
         raise RowError(str(path), "", f"broken JSON ({error}); write a list of objects, or .jsonl") from None
-    yield from _numbered(str(path), rows)
+    if opening["named"] and len(rows) > 1:
+        raise RowError(str(path), "", MORE_THAN_LIST)
+    yield from _numbered(str(path), rows["annotation"] if opening["named"] else rows)
 
 
 def read_table(path: Path) -> Placed:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from audiollm.conversation import AudioPart, RowError, TextPart, parse_row
-from audiollm.data.formats import ASK_FOR_SCENE, ASK_FOR_WORDS, FORMATS, converter, detect, detect_all
+from audiollm.data.formats import ASK_FOR_SCENE, ASK_FOR_WORDS, FORMATS, converter, detect, detect_all, with_recording
 
 OURS: dict[str, Any] = {
     "messages": [
@@ -169,8 +169,9 @@ def test_our_rows_are_never_searched_for_tags() -> None:
     assert row.messages[0].content == (AudioPart(b"sound"), TextPart("<audio>?"))
 
 
-def test_rows_of_ms_swift_without_audio_are_read_like_their_neighbours() -> None:
+def test_rows_of_ms_swift_and_openai_without_audio_are_read_like_their_neighbours() -> None:
     assert detect_all([TEXT_ONLY, SWIFT, TEXT_ONLY]) == "ms-swift"
+    assert detect_all([TEXT_ONLY, OPENAI]) == "openai" and converted(TEXT_ONLY, "openai") == parse_row(TEXT_ONLY)
     assert converted(TEXT_ONLY, "ms-swift") == parse_row(TEXT_ONLY)
     lost = {"messages": SWIFT["messages"]}
     with pytest.raises(RowError, match="1 <audio> and the row 0 audios"):
@@ -286,6 +287,74 @@ def test_what_foreign_rows_know_about_a_recording_is_kept() -> None:
     assert converted({"audio_filepath": "a.wav", "duration": 2.5, "text": "hello"}).clips[0].duration == 2.5
     with pytest.raises(RowError, match=r"audios: a text has 1 <\|AUDIO\|> and its message 2 audios"):
         converted(DESTA | {"messages": [told | {"audios": audios * 2}, DESTA["messages"][1]]})
+
+
+def test_rows_of_salmonn_with_and_without_a_question_are_one_format_and_asked_by_their_task() -> None:
+    captions = {"path": "a.wav", "text": "A dog barks.", "task": "audiocaption"}
+    feeling, words = captions | {"task": "emotion_recognition"}, captions | {"task": "asr"}
+    assert detect_all([captions, SALMONN, feeling, words, captions | {"expand_wav": ["b.wav"]}]) == "salmonn"
+    for raw in (captions, feeling):
+        row = converted(raw)
+        assert row.question != ASK_FOR_WORDS and row.clips[0].transcript is None and row.task == raw["task"]
+    assert "emotion" in converted(feeling).question
+    for raw in (words, words | {"task": None}):
+        row = converted(raw)
+        assert (row.question, row.clips[0].transcript, row.task) == (ASK_FOR_WORDS, "A dog barks.", "asr")
+    assert (
+        converted(SALMONN | {"task": "slot_filling", "Q": "date"}).question
+        == "According to the speech, what is the date?"
+    )
+    for task in ("QA", "slot_filling", "unheard_of", ["asr"]):
+        with pytest.raises(RowError, match=r"Q: is missing, and task .* does not say what is asked"):
+            converted(SALMONN | {"task": task, "Q": ""})
+
+
+@pytest.mark.parametrize("column", ["text", "trans", "gt"])
+def test_a_table_is_of_transcripts_only_if_its_task_does_not_say_another_thing(column: str) -> None:
+    raw = {"audio": "a.wav", column: "hello there", "duration": 2.0}
+    for task in ("asr", "ASR_en", "transcription", "speech recognition"):
+        row = converted(raw | {"task": task})
+        assert (row.question, row.clips[0].transcript, row.task) == (ASK_FOR_WORDS, "hello there", task)
+    other = raw | {"task": "audiocaption"}
+    with pytest.raises(RowError, match=rf"question: is missing, and task 'audiocaption' .*'{column}'.* say question="):
+        converted(other)
+    told = parse_row(converter("table", question="What is heard?")(other))
+    assert (told.question, told.target, told.clips[0].transcript) == ("What is heard?", "hello there", None)
+    assert converted(other | {"question": "Who?"}).question == "Who?"
+    if column == "gt":
+        with pytest.raises(RowError, match="no task says what 'gt' answers"):
+            converted(raw)
+    else:
+        assert converted(raw).question == ASK_FOR_WORDS
+
+
+def test_what_stands_beside_a_recording_in_a_shard_of_x_ares_is_read() -> None:
+    words = converted(with_recording({"trans": "hello", "speaker": "f1"}, b"sound"))
+    assert (words.question, words.target, words.clips[0].audio) == (ASK_FOR_WORDS, "hello", b"sound")
+    scene = converted(with_recording({"captions": ["Rain.", "Drops."]}, b"sound"))
+    assert (scene.question, scene.target, scene.references) == (ASK_FOR_SCENE, "Rain.", ("Drops.",))
+
+
+def test_several_captions_are_one_answer_and_further_right_ones() -> None:
+    row = converted({"audio": "a.wav", "captions": ["Rain.", "It rains.", "Drops."]})
+    assert (row.question, row.target, row.references) == (ASK_FOR_SCENE, "Rain.", ("It rains.", "Drops."))
+    assert converted({"audio": "a.wav", "captions": "Rain."}).target == "Rain."
+    with pytest.raises(RowError):
+        converted({"audio": "a.wav", "captions": []})
+
+
+def test_rare_names_of_columns_take_nothing_from_the_usual_ones() -> None:
+    rare = {"captions": ["Rain."], "gt": "rain", "trans": "rains"}
+    usual = ("answer", "response", "output", "caption", "label", "category")
+    for answer in (*usual, "transcript", "transcription", "sentence", "text"):
+        row = converted({"audio": "a.wav", answer: "Birds.", **rare})
+        assert row.target == "Birds." and row.extra == rare
+    for answer in usual:
+        assert converted({"audio": "a.wav", "question": "Who?", answer: "Birds.", **rare}).target == "Birds."
+    for answer in rare:
+        assert converted({"audio": "a.wav", "question": "Who?", answer: "Birds."}).target == "Birds."
+    with pytest.raises(RowError, match="'captions' and 'gt' and 'trans' could all be the answer"):
+        converted({"audio": "a.wav", **rare})
 
 
 @pytest.mark.parametrize("raw", [{}, {"question": "Who?", "answer": "Birds."}, {"foo": 1}])

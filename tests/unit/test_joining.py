@@ -332,8 +332,25 @@ def test_a_json_list_is_read_object_by_object_as_a_whole_reading_would(tmp_path,
     for indent in (None, 2):
         (tmp_path / "rows.json").write_text(json.dumps(rows, indent=indent, ensure_ascii=indent is None), "utf-8")
         assert [raw for _, raw in read_list(tmp_path / "rows.json")] == rows
+        named = "\ufeff " + json.dumps({"annotation": rows}, indent=indent) + "\n"
+        (tmp_path / "rows.json").write_text(named, "utf-8")
+        assert [raw for _, raw in read_list(tmp_path / "rows.json")] == rows
     (tmp_path / "rows.json").write_text("[12, 345]")
     assert len([str(error) for _, error in read_list(tmp_path / "rows.json")]) == 2
+    for more in ('{"annotation": [{}], "a": 1}', '{"annotation": [{}]', "[{}] {}"):
+        (tmp_path / "rows.json").write_text(more)
+        (_, raw), (_, error) = read_list(tmp_path / "rows.json")
+        assert raw == {} and "holds more than one list of rows" in str(error)
+
+
+def test_the_rows_of_salmonns_own_file_are_joined(tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "recordings" / "a.wav").touch()
+    rows = [{"path": "/data/a.wav", "text": "A dog.", "task": "audiocaption"}]
+    (tmp_path / "rows" / "rows.json").write_text(json.dumps({"annotation": rows}))
+    result = join(str(tmp_path / "rows" / "rows.json"), [tmp_path / "recordings"], tmp_path / "out")
+    assert (result.total.found, result.total.rows) == (1, 1)
 
 
 def test_a_json_list_that_was_cut_off_gives_its_rows_and_one_broken_one(tmp_path):

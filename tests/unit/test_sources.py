@@ -262,11 +262,28 @@ def test_a_source_that_is_none_is_told_with_the_way_out(source: Any, cause: str)
         load_rows(source)
 
 
+def test_the_list_in_an_object_that_salmonn_reads_is_read_as_a_list(tmp_path: Path) -> None:
+    rows = [{"path": f"{n}.wav", "text": "A dog.", "task": "audiocaption"} for n in range(2)]
+    for indent in (None, 4):
+        text = "\ufeff" + json.dumps({"annotation": rows}, indent=indent)
+        (tmp_path / "a.json").write_text(text, encoding="utf-8")
+        read = load_rows(tmp_path / "a.json", strict=True)
+        assert [(row.target, Path(row.clips[0].audio).name, row.origin.rpartition(":")[2]) for row in read] == [
+            ("A dog.", "0.wav", "1"), ("A dog.", "1.wav", "2"),
+        ]  # fmt: skip
+    lines = "".join(json.dumps({"annotation": "x", "audio": "a.wav", "answer": "A dog."}) + "\n" for _ in range(2))
+    (tmp_path / "a.json").write_text(lines)
+    assert len(load_rows(tmp_path / "a.json", strict=True)) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "content", "cause"),
     [
         ("a.txt", b"hello", r"a\.txt: cannot tell what it holds; rows are read from \.jsonl"),
         ("a.json", b"[{]", r"a\.json: broken JSON"),
+        ("a.json", b'{"annotation": [{}], "more": 1}', r"a\.json: holds more than one list of rows"),
+        ("a.json", b'{"annotation": []}', r"a\.json: holds no row"),
+        ("a.json", b'{"annotation": [{"path": "a"', r"a\.json: broken JSON"),
         ("a.json", b"[1]", r"a\.json:1: a row is an object"),
         ("a.jsonl", b"", r"a\.jsonl: holds no row"),
         ("a.jsonl", b'{"messages": "\xff"}\n', r"a\.jsonl:1: is not UTF-8; give rows as text"),
