@@ -213,17 +213,20 @@ def convert(
 ) -> None:
     """Write rows in the format of another tool."""
     from audiollm.data.foreign import WRITERS, convert_to, file_for
-    from audiollm.data.sources import Problems, load_rows
+    from audiollm.data.sources import Problems, load_rows, refuse_overwriting
     from audiollm.models.settings import nearest
     from audiollm.report.figures import counted
 
     if to not in WRITERS:
         raise ValueError(f"--to: {to!r} is not a format to write; {nearest(to, WRITERS)}")
     path = file_for(rows, to, out)
+    refuse_overwriting(rows, [path])
     problems = Problems()
     loaded = load_rows(rows, format=from_, problems=problems)
     number, unsayable = convert_to(loaded, to, path)
     problems.extend(unsayable)
+    if not number:
+        raise ValueError(f"{rows}: there is no row to write" + f"; {problems.summary()}" * (problems.count > 0))
     print(
         f"{path}: {counted(number, 'row')} of format {to}"
         + (f"; left out: {problems.summary()}" if problems.count else "")

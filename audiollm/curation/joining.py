@@ -43,8 +43,8 @@ from audiollm.data.sources import (
     is_elsewhere,
     object_of,
     open_source,
-    paths_of,
     read_jsonl,
+    refuse_overwriting,
     rows_of,
 )
 from audiollm.report.figures import counted
@@ -432,7 +432,7 @@ def join(
     format: where it cannot be told. question: what tables without such a column ask. ValueError where the folders hold
     no recording, an archive is damaged, or nothing can be read.
     """
-    _refuse_own_output(rows, out)
+    refuse_overwriting(rows, [out / name for name in (JOINED, MISSING, AMBIGUOUS, BROKEN)])
     index = Recordings(recordings, out / UNPACKED)
     joined = Joined(len(index.paths), len(index.archives), index.left_out, index.named)
     out.mkdir(parents=True, exist_ok=True)
@@ -463,16 +463,6 @@ def join(
 
 def _unfinished(path: Path) -> Path:
     return path.with_name(path.name + ".tmp")
-
-
-def _refuse_own_output(rows: str, out: Path) -> None:
-    """Rows that would be overwritten while they are read."""
-    if is_elsewhere(rows):
-        return
-    written = {(out / name).resolve() for name in (JOINED, MISSING, AMBIGUOUS, BROKEN)}
-    for path in paths_of(os.path.expanduser(rows)):
-        if path.resolve() in written:
-            raise ValueError(f"{path} is rows and would be written anew; give another folder with --out")
 
 
 def _rows(source: str, format: str | None, question: str | None) -> Iterator[tuple[str, Path | None, Row | RowError]]:

@@ -180,7 +180,7 @@ def file_for(rows: str, format: str, out: Path | None) -> Path:
 def convert_to(rows: Iterable[Row], format: str, out: Path) -> tuple[int, Problems]:
     """Write rows in a format; their number, and those that it cannot say. LLaMA-Factory's are listed beside them.
 
-    ValueError where they cannot be listed.
+    Without a row there is no file. ValueError where they cannot be listed.
     """
     problems, clips, count = Problems(), Clips(out.parent), 0
     is_list = format in JSON_LISTS
@@ -202,6 +202,9 @@ def convert_to(rows: Iterable[Row], format: str, out: Path) -> tuple[int, Proble
             file.write((",\n" if is_list and count else "") + line + ("" if is_list else "\n"))
             count += 1
         file.write(closing)
+    if not count:
+        unfinished.unlink()
+        return count, problems
     unfinished.replace(out)
     if listed is not None:
         info = out.with_name(LISTED)

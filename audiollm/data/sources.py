@@ -218,6 +218,16 @@ def is_elsewhere(source: Any) -> bool:
     return hub_dataset(source) is not None or is_stored(source)
 
 
+def refuse_overwriting(rows: str, written: Iterable[Path]) -> None:
+    """ValueError where rows would be written over by files that are made of them."""
+    if is_elsewhere(rows):
+        return
+    targets = {path.resolve() for path in written}
+    for path in paths_of(os.path.expanduser(rows)):
+        if path.resolve() in targets:
+            raise ValueError(f"{path} is rows and would be written anew; say another place with --out")
+
+
 def open_source(source: Any) -> Iterator[Opened]:
     """The files, folders and data sets that a source means."""
     if hub := hub_dataset(source):

@@ -288,3 +288,16 @@ def test_the_files_of_a_dataset_info_are_read_with_their_names_of_columns_and_ro
         (tmp_path / "dataset_info.json").write_text(json.dumps({"one": entry}))
         with pytest.raises(ValueError, match=told):
             load_rows(tmp_path / "dataset_info.json")
+
+
+def test_the_command_neither_writes_over_its_rows_nor_a_file_without_rows(rows, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, rows[:1])
+    before = path.read_bytes()
+    done = CliRunner().invoke(cli.app, ["convert", str(path), "--to", "rows", "--out", str(path)])
+    assert done.exit_code == 2 and "would be written anew" in done.output.replace("\n", " ")
+    assert path.read_bytes() == before
+    path.write_text("")
+    done = CliRunner().invoke(cli.app, ["convert", str(path), "--to", "ltu"])
+    assert done.exit_code == 2 and "there is no row to write" in done.output.replace("\n", " ")
+    assert [path.name for path in tmp_path.glob("*.json*")] == ["rows.jsonl"]

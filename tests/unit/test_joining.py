@@ -376,7 +376,7 @@ def test_a_folder_without_recordings_is_refused(tmp_path, folder, message):
 
 def test_rows_are_not_overwritten_while_they_are_read(tmp_path):
     joined(tmp_path, [own("a.wav")], ["a.wav"])
-    with pytest.raises(ValueError, match="another folder"):
+    with pytest.raises(ValueError, match="say another place with --out"):
         join(str(tmp_path / "out" / "joined.jsonl"), [tmp_path / "recordings"], tmp_path / "out")
     assert found_in(tmp_path) == [["a.wav"]]
 
