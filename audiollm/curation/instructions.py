@@ -107,5 +107,5 @@ def grounding(draw: Draw, events: Sequence[tuple[str, float, float]]) -> list[As
 
 
 def unheard(draw: Draw) -> Ask:
-    """A question that no recording answers, and an answer that says so."""
-    return Ask("unheard", draw.phrase("unheard"), draw.phrase("unheard_answer"))
+    """A question that no recording answers, about what is seen, owned or known, and an answer that says so."""
+    return Ask("unheard", draw.phrase("unheard"), draw.phrase("unheard_answer"), language="en")
