@@ -12,6 +12,13 @@ from audiollm.curation.dataset import Ask, Draw
 NUM_CHOICES = 4
 HARD_SHARE = 0.5
 NUM_COMMON = 10
+FEELINGS = (
+    "anger angry frustrated disgust",
+    "fear fearful sad sadness surprise surprised",
+    "happy joy excited neutral calm",
+)
+SIMILAR_EMOTIONS = {one: {*group.split()} for group in FEELINGS for one in group.split()}
+"""What is often taken for an emotion by its sound, in the words of all sets that have emotions."""
 
 
 def words_of(label: str) -> str:
