@@ -15,6 +15,7 @@ from pyarrow import parquet
 from audiollm import audio as sound
 from audiollm.curation import origins, prompts, running
 from audiollm.curation import prepare as prepare_module
+from audiollm.curation.mapped import read_map
 from audiollm.curation.prepare import options_of, prepare
 from audiollm.data.sources import load_rows
 
@@ -249,6 +250,40 @@ def test_a_mapping_makes_rows_of_a_table_without_code(tmp_path):
     assert {row.task for row in classes} == {"sound", "sound_mcq", "existence"} and {row.source for row in classes} == {
         "bells"
     }
+
+
+BELLS = "audio: clip\ntext: label\ntask: sound\nlabels: [dog, wolf, fox, car, bus, bell, horn, rain, wind]\n"
+
+
+def test_labels_of_a_mapping_that_are_alike_stand_beside_each_other(tmp_path):
+    source = tmp_path / "in"
+    write_sound(source / "a.wav", 0)
+    write_csv(source / "train.csv", [{"clip": "a.wav", "label": "dog"}] * 40)
+    (tmp_path / "map.yaml").write_text(f"{BELLS}similar: [[dog, wolf], [dog, fox]]\n")
+    prepare(str(tmp_path / "map.yaml"), tmp_path / "out", {"source": str(source)})
+    rows = load_rows(tmp_path / "out" / "train.jsonl", strict=True)
+    choices = [set(row.choices) for row in rows if row.choices]
+    assert len(choices) == 40 and all({"dog", "wolf", "fox"} <= some for some in choices)
+    denied = [row.question for row in rows if row.target == "no"]
+    assert sum("wolf" in question or "fox" in question for question in denied) > 15  # 10 if any label were drawn
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f"{BELLS}similar: [[dog, wlf]]\n", "similar names 'wlf', which is none of the labels; did you mean 'wolf'"),
+        ("audio: a\ntext: b\ntask: sound\nsimilar: [[dog]]\n", r"similar names 'dog', .*; write `labels: \[\.\.\.\]`"),
+    ],
+)
+def test_labels_that_are_alike_are_labels(tmp_path, text, told):
+    (tmp_path / "map.yaml").write_text(text)
+    with pytest.raises(ValueError, match=told):
+        read_map(str(tmp_path / "map.yaml"))
+
+
+def test_a_mapping_without_labels_that_are_alike_is_what_it_was_before_there_could_be_some(tmp_path):
+    (tmp_path / "map.yaml").write_text(BELLS)
+    assert "similar" not in read_map(str(tmp_path / "map.yaml")).model_dump_json()
 
 
 @pytest.mark.parametrize(
