@@ -13,14 +13,11 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from audiollm import __version__
-
-if TYPE_CHECKING:
-    from audiollm.recipe import Recipe
 
 app = typer.Typer(
     name="audiollm",
@@ -138,8 +135,6 @@ def train(
     require_stage(loaded, stage)  # said before the rows are made, which takes a while
     steps = {name: (loaded.prepared_folder(name), options) for name, options in loaded.prepare.items()}
     prepare_seconds = prepare_all(steps)
-    if os.environ.get("RANK", "0") == "0":
-        _refuse_repeated(loaded)
     training.run_recipe(loaded, stage=stage, deepspeed=sharding, fsdp=fsdp, sample=show_answers)
     if stage is None and os.environ.get("RANK", "0") == "0":
         judge(loaded, prepare_seconds=prepare_seconds)
@@ -539,18 +534,6 @@ def schema() -> None:
 def version() -> None:
     """Print the version."""
     print(f"audiollm {__version__}")
-
-
-def _refuse_repeated(recipe: "Recipe") -> None:
-    """Stop where recordings come twice and the recipe refuses that."""
-    from audiollm.curation.overlap import refuse_duplicates, refuse_overlap
-    from audiollm.recipe import training_paths
-
-    folder = Path(recipe.cache, "fingerprints")
-    if recipe.refuse_overlap:
-        refuse_overlap(training_paths(recipe), [entry.path for entry in recipe.evaluate], folder)
-    if recipe.refuse_duplicates:
-        refuse_duplicates(training_paths(recipe), folder)
 
 
 def _in_words(error: Exception) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from audiollm.audio import name_of
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import DataSet, Draw, Dropped, Item
-from audiollm.curation.instructions import multiple_choice
+from audiollm.curation.instructions import SIMILAR_EMOTIONS, multiple_choice
 
 SET = DataSet(
     title="CREMA-D: acted emotion in sentences",
@@ -41,5 +41,6 @@ def convert(row: dict[str, Any], draw: Draw, *, first_test_actor: int = 1073) ->
     if not actor.isdigit() or code not in EMOTIONS:
         raise Dropped("its name says no actor and emotion")
     emotion = EMOTIONS[code]
-    asks = [draw.ask("emotion", emotion), multiple_choice(draw, "emotion", emotion, tuple(EMOTIONS.values()))]
+    options = multiple_choice(draw, "emotion", emotion, tuple(EMOTIONS.values()), similar=SIMILAR_EMOTIONS)
+    asks = [draw.ask("emotion", emotion), options]
     return Item(row["audio"], name, asks, split="test" if int(actor) >= first_test_actor else "train")

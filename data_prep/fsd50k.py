@@ -12,7 +12,8 @@ from typing import Any
 
 from audiollm.curation.archives import Archive, NoSuchSplit
 from audiollm.curation.dataset import DataSet, Draw, Item
-from audiollm.curation.instructions import words_of, yes_and_no
+from audiollm.curation.families import KINDS
+from audiollm.curation.instructions import commonest, words_of, yes_and_no
 
 SET = DataSet(
     title="FSD50K: sounds of Freesound with all their labels",
@@ -24,22 +25,11 @@ SET = DataSet(
     language="en",
     citation="Fonseca et al., FSD50K: an Open Dataset of Human-Labeled Sound Events, 2022",
 )
-# Wider labels, which the clips of narrower ones have too -> sounds that may be asked for where they are not.
-KINDS = {
-    "animal": ("dog", "cat", "insect", "frog"),
-    "human voice": ("speech", "singing", "laughter", "crying and sobbing"),
-    "music,musical instrument": ("guitar", "piano", "trumpet", "accordion", "harp"),
-    "vehicle,engine": ("car", "bus", "motorcycle", "train", "aircraft", "boat and water vehicle"),
-    "water": ("ocean", "stream"),
-    "domestic sounds and home sounds": ("door", "typing", "toilet flush", "zipper (clothing)", "microwave oven"),
-    "explosion": ("gunshot and gunfire", "fireworks"),
-    "tools": ("hammer", "sawing", "drill"),
-}
 SIMILAR = {one: set(members) for members in KINDS.values() for one in members}
 
 
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of dev.csv or eval.csv, with each clip's licence."""
+    """The rows of dev.csv or eval.csv, with each clip's licence, and the labels that are common in that table."""
     part = "eval" if split == "test" else "dev"
     name = f"FSD50K.metadata/{part}_clips_info_FSD50K.json"
     try:
@@ -48,19 +38,27 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         licenses = {}
     ground = archive.find(f"FSD50K.ground_truth/{part}.csv", f"*/FSD50K.ground_truth/{part}.csv")
     folder = ground.parent.parent.relative_to(archive.folder)
-    for place, row in archive.table(str(ground.relative_to(archive.folder))):
+    table = list(archive.table(str(ground.relative_to(archive.folder))))
+    common = commonest((label for _, row in table for label in labels_of(row)), SIMILAR)
+    for place, row in table:
         if row.get("split", "eval") in SET.splits[split]:
             audio = archive.recording(str(folder), f"FSD50K.{part}_audio", f"{row['fname']}.wav")
-            yield place, row | {"audio": audio, "license": licenses.get(row["fname"], "")}
+            yield place, row | {"audio": audio, "license": licenses.get(row["fname"], ""), "common": common}
+
+
+def labels_of(row: dict[str, Any]) -> list[str]:
+    """`Bark,Domestic_animals_and_pets` -> bark, domestic animals and pets."""
+    return [words_of(label).lower() for label in row["labels"].split(",")]
 
 
 def convert(row: dict[str, Any], draw: Draw) -> Item:
     """All labels, and a yes and a no about single ones; not about a dog where there is just "animal"."""
-    labels = [words_of(label).lower() for label in row["labels"].split(",")]
+    labels = labels_of(row)
     heard = set(labels)
     kinds = [some for wide, some in KINDS.items() if heard.isdisjoint(wide.split(",")) or not heard.isdisjoint(some)]
     asks = [draw.ask("tagging", ", ".join(labels))]
-    asks += yes_and_no(draw, labels, [one for some in kinds for one in some], similar=SIMILAR)
+    absent = [one for some in kinds for one in some]
+    asks += yes_and_no(draw, labels, absent, similar=SIMILAR, common=row.get("common", ()))
     return Item(row["audio"], str(row["fname"]), asks, license=license_of(row.get("license") or ""))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import DataSet, Draw, Dropped, Item
-from audiollm.curation.instructions import multiple_choice
+from audiollm.curation.instructions import SIMILAR_EMOTIONS, multiple_choice
 
 SET = DataSet(
     title="IEMOCAP: acted emotion in dialogue",
@@ -58,7 +58,7 @@ def convert(
     labels = FOUR if emotions == "four" else tuple(CODES.values())
     if emotion not in labels:
         raise Dropped("none of the emotions that are asked for")
-    asks = [draw.ask("emotion", emotion), multiple_choice(draw, "emotion", emotion, labels)]
+    asks = [draw.ask("emotion", emotion), multiple_choice(draw, "emotion", emotion, labels, similar=SIMILAR_EMOTIONS)]
     asks += [draw.ask("gender", row["gender"].strip().lower()), draw.ask("asr", row["transcription"].strip())]
     split = "test" if int(row["file"][3:5]) == test_session else "train"
     return Item(row["audio"], row["file"], asks, transcript=row["transcription"].strip(), split=split)

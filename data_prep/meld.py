@@ -11,7 +11,7 @@ from typing import Any
 
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import DataSet, Draw, Item
-from audiollm.curation.instructions import multiple_choice
+from audiollm.curation.instructions import SIMILAR_EMOTIONS, multiple_choice
 from audiollm.curation.joining import stems_of
 
 SET = DataSet(
@@ -56,7 +56,7 @@ def encoding_of(path: Path) -> str:
 def convert(row: dict[str, Any], draw: Draw) -> Item:
     """The emotion and the sentiment, open and as multiple choice; what is said comes with mended apostrophes."""
     emotion, sentiment = row["Emotion"].strip().lower(), row["Sentiment"].strip().lower()
-    asks = [draw.ask("emotion", emotion), multiple_choice(draw, "emotion", emotion, EMOTIONS)]
+    asks = [draw.ask("emotion", emotion), multiple_choice(draw, "emotion", emotion, EMOTIONS, similar=SIMILAR_EMOTIONS)]
     asks += [draw.ask("sentiment", sentiment), multiple_choice(draw, "sentiment", sentiment, SENTIMENTS)]
     said = row["Utterance"].translate(WINDOWS).translate(PLAIN).strip()
     return Item(row["audio"], f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}", asks, transcript=said)

@@ -13,7 +13,7 @@ from typing import Any
 from audiollm.audio import name_of
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import DataSet, Draw, Dropped, Item
-from audiollm.curation.instructions import multiple_choice
+from audiollm.curation.instructions import SIMILAR_EMOTIONS, multiple_choice
 
 SET = DataSet(
     title="RAVDESS: acted emotion in two sentences",
@@ -46,7 +46,7 @@ def convert(row: dict[str, Any], draw: Draw, *, first_test_actor: int = 21) -> I
     if channel != "01":
         raise Dropped("is sung")
     label = EMOTIONS[int(emotion) - 1]
-    asks = [draw.ask("emotion", label), multiple_choice(draw, "emotion", label, EMOTIONS)]
+    asks = [draw.ask("emotion", label), multiple_choice(draw, "emotion", label, EMOTIONS, similar=SIMILAR_EMOTIONS)]
     asks += [draw.ask("gender", "male" if int(actor) % 2 else "female")]
     split = "test" if int(actor) >= first_test_actor else "train"
     return Item(row["audio"], name, asks, transcript=SENTENCES.get(sentence), split=split)

@@ -10,7 +10,7 @@ from typing import Any
 
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import DataSet, Draw, Item
-from audiollm.curation.instructions import classify, words_of
+from audiollm.curation.instructions import classify, commonest, words_of
 from audiollm.curation.joining import of_youtube
 
 SET = DataSet(
@@ -40,16 +40,24 @@ COMMON = {"playing", "people", "driving", "or", "on"}
 
 
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of vggsound.csv of one split."""
-    for place, row in archive.table("vggsound.csv", "*/vggsound.csv", header=COLUMNS):
+    """The rows of vggsound.csv of one split, with the labels that are common in all of it."""
+    table = list(archive.table("vggsound.csv", "*/vggsound.csv", header=COLUMNS))
+    common = commonest((label_of(row) for _, row in table), SIMILAR)
+    for place, row in table:
         if row["split"].strip() == split:
-            yield place, row
+            yield place, row | {"common": common}
+
+
+def label_of(row: dict[str, Any]) -> str:
+    """`playing violin, fiddle` -> playing violin or fiddle."""
+    return words_of(row["label"].replace(", etc.", "").replace(", ", " or "))
 
 
 def convert(row: dict[str, Any], draw: Draw, *, recordings: Path) -> Item:
     """One sound a clip; those with a word in common (two of dogs) are not set against each other."""
-    label = words_of(row["label"].replace(", etc.", "").replace(", ", " or "))
+    label = label_of(row)
     start_s = float(row["start_seconds"])
     audio = of_youtube(recordings, row["youtube_id"], start_s, start_s + CLIP_S)
     others = [other for other in SIMILAR if not set(other.split()) & set(label.split()) - COMMON]
-    return Item(audio, row["youtube_id"], classify(draw, "sound", label, others, similar=SIMILAR))
+    asks = classify(draw, "sound", label, others, similar=SIMILAR, common=row.get("common", ()))
+    return Item(audio, row["youtube_id"], asks)

@@ -4,12 +4,21 @@ Each takes the row's `Draw`, so that the same row gives the same questions. Labe
 Not here: ways of asking (prompts.py), which labels a set has (data_prep/).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from audiollm.curation.dataset import Ask, Draw
 
 NUM_CHOICES = 4
 HARD_SHARE = 0.5
+NUM_COMMON = 10
+FEELINGS = (
+    "anger angry frustrated disgust",
+    "fear fearful sad sadness surprise surprised",
+    "happy joy excited neutral calm",
+)
+SIMILAR_EMOTIONS = {one: {*group.split()} for group in FEELINGS for one in group.split()}
+"""What is often taken for an emotion by its sound, in the words of all sets that have emotions."""
 
 
 def words_of(label: str) -> str:
@@ -18,13 +27,14 @@ def words_of(label: str) -> str:
 
 
 def classify(
-    draw: Draw, task: str, label: str, labels: Sequence[str], *, similar: Mapping[str, Collection[str]] | None = None
-) -> list[Ask]:
+    draw: Draw, task: str, label: str, labels: Sequence[str],
+    *, similar: Mapping[str, Collection[str]] | None = None, common: Collection[str] = (),
+) -> list[Ask]:  # fmt: skip
     """An open question, a multiple choice, and a yes and a no, about the one label of a recording."""
     return [
         draw.ask(task, label),
         multiple_choice(draw, task, label, labels, similar=similar),
-        *yes_and_no(draw, [label], labels, similar=similar),
+        *yes_and_no(draw, [label], labels, similar=similar, common=common),
     ]
 
 
@@ -55,27 +65,36 @@ def with_choices(draw: Draw, task: str, question: str, options: Sequence[str], r
 
 def yes_and_no(
     draw: Draw, present: Sequence[str], labels: Sequence[str],
-    *, similar: Mapping[str, Collection[str]] | None = None, counts: Mapping[str, int] | None = None,
+    *, similar: Mapping[str, Collection[str]] | None = None, common: Collection[str] = (),
 ) -> list[Ask]:  # fmt: skip
     """Whether something is there: one question with yes, and one with no where anything is absent.
 
-    What is absent is by turns any label, a common one (by `counts`), or one that is like something present.
+    What is absent is by turns any label, one that is `common` in the set, or one that is like something present.
     """
     asks = [draw.ask("existence", "yes", label=draw.choice(list(present)))] if present else []
     absent = [label for label in dict.fromkeys(labels) if label not in present]
     if absent:
-        asks.append(draw.ask("existence", "no", label=absent_one(draw, present, absent, similar or {}, counts or {})))
+        asks.append(draw.ask("existence", "no", label=absent_one(draw, present, absent, similar or {}, common)))
     return asks
 
 
 def absent_one(
     draw: Draw, present: Sequence[str], absent: Sequence[str],
-    similar: Mapping[str, Collection[str]], counts: Mapping[str, int],
+    similar: Mapping[str, Collection[str]], common: Collection[str],
 ) -> str:  # fmt: skip
     """Something that is not there: at random, popular, or adversarial, where these can be had."""
     like = [label for label in absent if any(label in similar.get(one, ()) for one in present)]
-    common = sorted(absent, key=lambda label: -counts.get(label, 0))[:10] if counts else []
-    return draw.choice(draw.choice([pool for pool in (absent, common, like) if pool]))
+    popular = [label for label in absent if label in common]
+    return draw.choice(draw.choice([pool for pool in (absent, popular, like) if pool]))
+
+
+def commonest(labels: Iterable[str], among: Collection[str]) -> tuple[str, ...]:
+    """Those of `among` that occur most often in the labels of a whole table; of equals the first in the alphabet.
+
+    For `yes_and_no(common=...)`: call it where an archive's table is read, so that no chunk or process plays a part.
+    """
+    counts = Counter(label for label in labels if label in among)
+    return tuple(sorted(counts, key=lambda label: (-counts[label], label))[:NUM_COMMON])
 
 
 def count(draw: Draw, events: Sequence[tuple[str, float, float]]) -> list[Ask]:
@@ -107,5 +126,5 @@ def grounding(draw: Draw, events: Sequence[tuple[str, float, float]]) -> list[As
 
 
 def unheard(draw: Draw) -> Ask:
-    """A question that no recording answers, and an answer that says so."""
-    return Ask("unheard", draw.phrase("unheard"), draw.phrase("unheard_answer"))
+    """A question that no recording answers, about what is seen, owned or known, and an answer that says so."""
+    return Ask("unheard", draw.phrase("unheard"), draw.phrase("unheard_answer"), language="en")

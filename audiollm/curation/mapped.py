@@ -7,7 +7,8 @@
     audio: clip
     text: label                # the answer
     task: sound                # its phrasings are asked, unless `question` names a column or says one
-    labels: [bell, horn]       # also multiple choice and yes or no
+    labels: [bell, horn, dog]  # also multiple choice and yes or no
+    similar: [[bell, horn]]    # labels that are like one another: half of the wrong options are of these
     splits: {train: [part1, part2], test: [part3]}     # files or splits of the source; their names tell, if not said
 
 Not here: running (running.py), formats that are recognised by themselves (data/formats.py).
@@ -21,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import yaml
+from pydantic import Field
 
 from audiollm.conversation import RowError
 from audiollm.curation.archives import Archive
@@ -51,6 +53,9 @@ class MapSettings(Settings):
     labels: tuple[str, ...] = ()
     """All answers there are, where these are classes: then multiple choice and yes or no are asked too. A row with
     another answer is left out."""
+    similar: tuple[tuple[str, ...], ...] = Field(default=(), exclude_if=lambda groups: not groups)
+    """Groups of labels that are like one another, from which about half of the wrong options are drawn, and a third of
+    what is asked for and not there."""
     id: str | None = None
     """Column that names the recording; its path or number, if not said."""
     start: str | None = None
@@ -70,6 +75,15 @@ class MapSettings(Settings):
         """Those that are read."""
         named = (self.audio, self.text, self.question, self.choices, self.id, self.start, self.end)
         return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    @property
+    def alike(self) -> dict[str, set[str]]:
+        """Label -> those that are like it."""
+        found: dict[str, set[str]] = {}
+        for group in self.similar:
+            for label in group:
+                found.setdefault(label, set()).update(group)
+        return found
 
 
 def is_map(text: str) -> bool:
@@ -91,6 +105,9 @@ def read_map(text: str) -> MapSettings:
         settings = MapSettings.model_validate(given)
     except ValueError as error:
         raise ValueError(f"{where}: {first_of(error)}") from None
+    if strange := [label for group in settings.similar for label in group if label not in settings.labels]:
+        hint = nearest(strange[0], settings.labels) if settings.labels else "write `labels: [...]`, all that there are"
+        raise ValueError(f"{where}: similar names {strange[0]!r}, which is none of the labels; {hint}")
     if settings.question is None and settings.task not in tasks():
         raise ValueError(
             f"{where}: no phrasings for the task {settings.task!r}; {nearest(settings.task, tasks())}; or name the "
@@ -199,7 +216,7 @@ def lead_to_recording(archive: Archive, row: dict[str, Any], column: str) -> str
 def asked(settings: MapSettings, row: Mapping[str, Any], answer: str, draw: Draw) -> Iterator[Ask]:
     """The questions about one recording."""
     if settings.question is None and settings.labels:
-        yield from classify(draw, settings.task, answer, settings.labels)
+        yield from classify(draw, settings.task, answer, settings.labels, similar=settings.alike)
         return
     question = draw.phrase(settings.task) if settings.question is None else str(row[settings.question])
     choices = row[settings.choices] if settings.choices else ()

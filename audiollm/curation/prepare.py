@@ -33,6 +33,8 @@ LONG_TABLE = 16 * 2**20
 MOST_NAMED = 5  # tables that were changed
 CHANGES_NOTHING = frozenset(("num_proc", "workers"))
 """Options that say how fast rows are made, and not which."""
+OFF = {"unheard": 0.0}
+"""Options that came later, at the value that changes nothing: what was made before them is still as it is wanted."""
 
 
 def prepare_all(steps: Mapping[str, tuple[str | Path, Mapping[str, Any]]]) -> float:
@@ -145,11 +147,18 @@ def identity(converter: ModuleType, settings: Mapping[str, Any]) -> dict[str, An
     file = Path(inspect.getfile(converter.convert if hasattr(converter, "convert") else converter))
     sources = sorted(file.parent.glob("*.py")) if file.name == "__init__.py" else [file]
     content = [source.read_bytes() for source in sources] + [getattr(converter, "SPEC", "").encode()]
-    that_matter = {key: value for key, value in settings.items() if key not in CHANGES_NOTHING}
+    that_matter = {
+        key: value for key, value in settings.items() if key not in CHANGES_NOTHING and not is_off(key, value)
+    }
     content.append(json.dumps(_as_text(that_matter), sort_keys=True).encode())
     tables = {table.name: _identity(table) for table in _tables(settings.get("source"))}
     content += tables.values()
     return {"digest": _digest(b"\0".join(content)), "tables": {name: _digest(one) for name, one in tables.items()}}
+
+
+def is_off(key: str, value: Any) -> bool:
+    """Whether an option has the value at which it changes nothing."""
+    return key in OFF and OFF[key] == value
 
 
 def _digest(content: bytes) -> str:
@@ -225,6 +234,7 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     if found["converter"] != wanted["converter"]:
         return f"by the converter {found['converter']!r}"
     old, new = found["options"], wanted["options"]
+    old = OFF | old
     changed = [f"{key}={old.get(key)} instead of {value}" for key, value in new.items() if old.get(key) != value]
     if changed:
         return f"with {', '.join(changed)}"

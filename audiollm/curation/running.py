@@ -20,14 +20,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
 from audiollm.audio import AudioError
 from audiollm.conversation import Message, Row, RowError, TextPart
 from audiollm.curation.dataset import Converted, DataSet, Draw, Dropped, Item
+from audiollm.curation.instructions import unheard as unheard_one
 from audiollm.curation.mapped import MapSettings, converter_of, with_splits
 from audiollm.curation.origins import Chunk, NoSuchSplit, open_origin, rows_of
 from audiollm.curation.writing import AudioMode, JsonlPart, ParquetPart, clip_of
@@ -79,6 +80,7 @@ class Job(NamedTuple):
     seed: int
     held_out: bool
     config: str | None
+    unheard: float
     options: Mapping[str, Any]
 
 
@@ -129,12 +131,14 @@ def run(
     seed: NonNegativeInt = 0,
     num_proc: PositiveInt = 1,
     shard: str | None = None,
+    unheard: Annotated[float, Field(ge=0, le=1)] = 0.0,
 ) -> Converted:
     """Convert a data set, by the name of its converter or the JSON of a mapping, into a folder.
 
     source: a folder, or OWNER/NAME on the hub. split: one of those that the set has; all of them if not said.
     audio: paths (recordings stay where they are), embed (Parquet), flac (16 kHz); auto is paths for an archive on disk
     and embed for Parquet. limit: rows of the source, of each split. shard: "2/8" converts the second of eight parts.
+    unheard: share of the recordings about which one more question is asked, that no recording answers.
     """
     source = source or getattr(find(spec), "SOURCE", None)
     spec = with_splits(spec, source, config, revision)
@@ -146,7 +150,18 @@ def run(
     bad: list[RowError] = []
     chunks = chunks_of(converter, source, split, bad, config=config, revision=revision, limit=limit)
     jobs = (
-        Job(spec, chunk, parts, out, mode_of(audio, chunk, options), seed, phrasings == "held_out", config, options)
+        Job(
+            spec,
+            chunk,
+            parts,
+            out,
+            mode_of(audio, chunk, options),
+            seed,
+            phrasings == "held_out",
+            config,
+            unheard,
+            options,
+        )
         for chunk in islice(chunks, mine - 1, None, of)
     )
     convert_all(jobs, num_proc, called(converter))
@@ -297,13 +312,17 @@ def rows_about(job: Job, number: int, place: str, raw: dict[str, Any]) -> list[R
         raise Dropped("no answer")
     clip = clip_of(item, job.audio, job.out / "clips" / f"{job.chunk.number:05d}" / f"{number:08d}.flac")
     split = item.split or job.chunk.split
+    whole = f"{name}-{job.chunk.split}-{number}"
+    named = [(f"{whole}-{k}" if len(asks) > 1 else whole, ask) for k, ask in enumerate(asks, start=1)]
+    if draw.random() < job.unheard:  # the last that is drawn, so that nothing else depends on it
+        named.append((f"{whole}-unheard", unheard_one(draw)))
     return [
         Row(
             messages=(
                 Message("user", (clip, TextPart(ask.question)) if ask.question else (clip,)),
                 Message("assistant", (TextPart(ask.answer),)),
             ),
-            id=f"{name}-{job.chunk.split}-{number}" + (f"-{k}" if len(asks) > 1 else ""),
+            id=row_id,
             task=ask.task,
             source=name,
             source_id=item.source_id,
@@ -315,7 +334,7 @@ def rows_about(job: Job, number: int, place: str, raw: dict[str, Any]) -> list[R
             answer=ask.answer if ask.choices else None,
             origin=place,
         )
-        for k, ask in enumerate(asks, start=1)
+        for row_id, ask in named
     ]
 
 

@@ -193,7 +193,17 @@ def stages(told: Told) -> str:
         rates = ", ".join(f"{part} {rate:g}" for part, rate in stage.learning_rates.items())
         rows.append([name, objectives, rates, f"{took['steps']:,}", f"{took.get('seconds', 0) / 60:.1f}"])
     head = ["stage", "objectives", "trains, at a learning rate of", "steps", "minutes"]
-    return section("Stages", table(head, rows)) if rows else ""
+    return section("Stages", table(head, rows) + augmentation(told)) if rows else ""
+
+
+def augmentation(told: Told) -> str:
+    """How the sound of each stage was changed in training, and how often; of an earlier release that is not known."""
+    lines = [
+        f"- augmentation of {name}: {took['augmentation'] or 'none'}\n"
+        for name, took in told.stages.items()
+        if "augmentation" in took
+    ]
+    return "".join(["\n", *lines]) if lines else ""
 
 
 def data(told: Told) -> str:

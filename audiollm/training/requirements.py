@@ -1,6 +1,7 @@
 """What a recipe needs beside its files: libraries, public checkpoints, and engines that can do what it asks."""
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
@@ -10,9 +11,10 @@ from audiollm.models.encoders.registry import names_itself
 from audiollm.models.locate import unreachable
 from audiollm.models.quantize import check_scheme, require_bitsandbytes
 from audiollm.models.settings import nearest
-from audiollm.recipe import Recipe
+from audiollm.recipe import Recipe, training_paths
 from audiollm.training.kernels import require_liger
 from audiollm.training.memory import needs_bitsandbytes
+from audiollm.training.ranks import is_main
 
 
 class Sharding(NamedTuple):
@@ -59,6 +61,19 @@ def require_parts(recipe: Recipe) -> None:
                 f"is {block.checkpoint}, which is not on this machine ({cause}); give a local folder, "
                 "or bring a cache that holds it and set HF_HUB_OFFLINE=1",
             )
+
+
+def refuse_repeated(recipe: Recipe) -> None:
+    """ValueError where recordings come twice and the recipe refuses that; of several ranks the first one looks."""
+    if not is_main() or not (recipe.refuse_overlap or recipe.refuse_duplicates):
+        return
+    from audiollm.curation.overlap import refuse_duplicates, refuse_overlap
+
+    folder = Path(recipe.cache, "fingerprints")
+    if recipe.refuse_overlap:
+        refuse_overlap(training_paths(recipe), [entry.path for entry in recipe.evaluate], folder)
+    if recipe.refuse_duplicates:
+        refuse_duplicates(training_paths(recipe), folder)
 
 
 LEGACY_SIZES = {"rope_theta", "rope_scaling"}

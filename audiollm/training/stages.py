@@ -72,6 +72,7 @@ from audiollm.training.progress import StageProgress
 from audiollm.training.ranks import is_main, written_to
 from audiollm.training.requirements import (
     Sharding,
+    refuse_repeated,
     refuse_sharded_bits,
     refuse_sharded_muon,
     refuse_sharded_towers,
@@ -219,7 +220,8 @@ def run_recipe(
     """Train the stages that are not done (or one of them, by name) and return the last checkpoint's folder.
 
     Under a launcher every rank calls this. `deepspeed`: a file of DeepSpeed settings; `fsdp`: shard with FSDP2.
-    ValueError, before any model is loaded, for a missing file, an empty mixture, or a stage that trains nothing.
+    ValueError, before any model is loaded, for a missing file, an empty mixture, a stage that trains nothing, or
+    recordings that come twice where the recipe refuses them.
     """
     started = time.perf_counter()
     names = list(recipe.stages)
@@ -245,6 +247,7 @@ def run_recipe(
     for name in todo:
         check_objectives(recipe, name, data[name].train)
         check_licences(recipe, name, data[name])
+    refuse_repeated(recipe)
     with run.alone():
         if is_main():
             (run.path / "recipe.yaml").write_text(recipe.to_yaml())

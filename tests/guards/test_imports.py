@@ -22,7 +22,7 @@ ALLOWED = {
     "recipe_files": {"resources", "models"},
     "recipe_trainer": {"models"},
     "recipe": {"resources", "recipe_files", "recipe_trainer", "models", "data", "conversation"},
-    "training": {"recipe", "recipe_trainer", "models", "data", "audio", "conversation"},
+    "training": {"recipe", "recipe_trainer", "models", "data", "curation", "audio", "conversation"},
     "report": {"audio", "conversation"},
     "curation": {"resources", "models", "data", "inference", "report", "audio", "conversation"},
     "evaluation": {"inference", "matching", "data", "report", "audio", "conversation", "recipe"},
@@ -78,6 +78,12 @@ def test_recipes_and_curation_see_only_the_settings_of_the_models():
         if room_of(path) == "recipe":
             data = {name for name in imported(tree) if name.startswith("audiollm.data")}
             assert data <= {"audiollm.data.augment", "audiollm.data.licences"}, path
+
+
+def test_training_sees_nothing_of_curation_but_what_compares_recordings():
+    for path, tree in modules("audiollm"):
+        if room_of(path) == "training":
+            assert {name for name in imported(tree) if "curation" in name} <= {"audiollm.curation.overlap"}, path
 
 
 def test_the_commands_import_lazily():

@@ -41,6 +41,7 @@ from audiollm.recipe import RecipeError, load_recipe
 from audiollm.training import bad_rows, dry_run, run_recipe, stage_data, stages
 from audiollm.training import features as training_features
 from audiollm.training.objectives.language_modeling import LanguageModeling
+from audiollm.training.requirements import refuse_repeated
 from audiollm.training.trainer import StageTrainer, train_sampler
 
 PITCHES = {"low": 300, "middle": 900, "high": 2700}
@@ -292,6 +293,35 @@ def test_changed_settings_of_a_finished_stage_are_refused(finished, override, to
     changed = load_recipe(run.parent / "recipe.yaml", [override])
     with pytest.raises(ValueError, match=told):
         run_recipe(changed)
+
+
+def test_recordings_that_come_twice_are_refused_before_anything_is_trained(corpus, tmp_path, monkeypatch):
+    only = {"only": stage(corpus, ["connector"], {"language_modeling": 1}, trainer={"max_steps": 1}, rows="eight")}
+    monkeypatch.setattr(stages, "train_stage", lambda *_, **__: pytest.fail("trained on what is refused"))
+    refused = "refuse_overlap=true", f"evaluate=[{{path: {corpus / 'train.jsonl'}}}]"
+    with pytest.raises(ValueError, match=r"8 recordings of training are in .*train\.jsonl too, the first in"):
+        run_recipe(recipe_of(tmp_path, corpus, only, *refused))
+    first = json.loads((corpus / "eight.jsonl").read_text().splitlines()[0])
+    again = json.loads(json.dumps(first).replace('"0.wav"', '"again.wav"'))
+    for name in ("0.wav", "again.wav"):
+        shutil.copy(corpus / "0.wav", tmp_path / name)
+    write_jsonl(tmp_path / "twice.jsonl", [first, again | {"id": "again", "source_id": "again"}])
+    rows = f"stages.only.data.train=[{{path: {tmp_path / 'twice.jsonl'}}}]"
+    with pytest.raises(ValueError, match="training has 1 pair of clips of one recording"):
+        run_recipe(recipe_of(tmp_path, corpus, only, rows, "refuse_duplicates=true"))
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_of_several_ranks_the_first_one_looks_for_recordings_that_come_twice(corpus, tmp_path, monkeypatch):
+    only = {"only": stage(corpus, ["connector"], {"language_modeling": 1}, rows="eight")}
+    refused = "refuse_overlap=true", f"evaluate=[{{path: {corpus / 'train.jsonl'}}}]"
+    recipe = recipe_of(tmp_path, corpus, only, *refused)
+    monkeypatch.setenv("RANK", "1")
+    refuse_repeated(recipe)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match="8 recordings of training"):
+        refuse_repeated(recipe)
 
 
 def test_a_run_of_an_older_version_that_noted_no_ranks_goes_on(finished, capsys):

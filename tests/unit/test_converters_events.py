@@ -10,6 +10,7 @@ from test_converters import converted, disk_form, words
 from audiollm.curation.dataset import Draw, Dropped
 from audiollm.curation.instructions import (
     classify,
+    commonest,
     count,
     grounding,
     multiple_choice,
@@ -64,13 +65,20 @@ def test_where_nothing_is_absent_only_yes_is_asked():
 
 
 def test_what_is_absent_is_by_turns_alike_popular_or_any():
-    counts = {label: 100 - number for number, label in enumerate(LABELS)}
     kinds = Counter()
     for draw in draws(300):
-        ask = yes_and_no(draw, ["sound39"], LABELS, similar={"sound39": ["sound38"]}, counts=counts)[1]
+        ask = yes_and_no(draw, ["sound39"], LABELS, similar={"sound39": ["sound38"]}, common=LABELS[:10])[1]
         label = label_in(ask.question, LABELS)
         kinds["alike" if label == "sound38" else "popular" if label in LABELS[:10] else "any"] += 1
     assert all(kinds[kind] > 50 for kind in ("alike", "popular", "any"))
+
+
+def test_the_commonest_are_counted_among_those_that_may_be_asked_for():
+    heard = [label for number, label in enumerate(LABELS) for _ in range(number // 2)] + ["speech"] * 99
+    assert commonest(heard, LABELS) == tuple(
+        f"sound{number}" for number in (38, 39, 36, 37, 34, 35, 32, 33, 30, 31)
+    )  # two of each number: the first in the alphabet
+    assert commonest(["speech"], LABELS) == ()
 
 
 def test_the_count_is_the_number_of_events_of_that_label():

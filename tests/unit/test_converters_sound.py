@@ -1,13 +1,17 @@
 """What is easily done wrong with sounds that have captions and tags."""
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from converters import examples, write_csv, write_json, write_sound
+from converters import ARCHIVES, examples, write_csv, write_json, write_sound
 from test_converters import converted, disk_form, hub_form
 
+from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import Draw, Dropped
+from audiollm.curation.families import COMMON, FAMILIES, deniable
 from audiollm.curation.prepare import prepare
 from audiollm.data.sources import load_rows
 from audiollm.resources import import_converter
@@ -167,6 +171,80 @@ def test_a_wider_or_narrower_tag_of_audioset_does_not_deny_a_sound():
     for tags in (["Bark"], ["Animal"], ["Roaring cats (lions, tigers)"]):
         text = denied("audioset", {"video_id": "a", "audio": "a.wav", "human_labels": tags})
         assert "piano" in text and not any(name in text for name in (" dog", " cat", " owl"))
+
+
+TAGS = ["Animal", "Domestic animals, pets", "Dog", "Bark"]
+
+
+def kinds_denied(name: str, row: dict, alike: set[str], common: set[str], **options) -> Counter:
+    """How often each kind of sound is asked for where it is not, of many draws."""
+    converter = import_converter(name)
+    kinds = Counter()
+    for seed in range(300):
+        asks = converter.convert(row, Draw(seed, name), **options).asks
+        (question,) = [ask.question for ask in asks if (ask.task, ask.answer) == ("existence", "no")]
+        found = [kind for kind, some in (("alike", alike), ("common", common)) if named_in(question, some)]
+        kinds[found[0] if found else "any"] += 1
+    return kinds
+
+
+def named_in(question: str, labels: set[str]) -> bool:
+    """Whether one of these is asked for, as words of its own."""
+    return any(re.search(rf"(?<!\w){re.escape(label)}(?!\w)", question) for label in labels)
+
+
+def test_audioset_denies_by_turns_what_is_alike_what_is_common_and_any_other():
+    row = {"video_id": "a", "audio": "a.wav", "human_labels": TAGS}
+    kinds = kinds_denied("audioset", row, {"cat", "horse", "sheep", "frog", "owl"}, {"speech", "music", "vehicle"})
+    assert all(kinds[kind] > 40 for kind in ("alike", "common", "any")), kinds
+
+
+def test_audioset_denies_nothing_that_a_tag_may_mean():
+    absent, alike = deniable(["vehicle", "helicopter", "siren"])
+    assert alike == ["train", "church bell", "doorbell"] and not {"car", "vehicle", "siren"} & set(absent)
+    assert deniable(["singing"])[0].count("speech") == deniable(["singing"])[0].count("music") == 0
+    assert "guitar" not in deniable(["music"])[0] and "speech" in deniable(["bark"])[0]
+
+
+def test_the_common_sounds_of_audioset_may_all_be_asked_for():
+    assert set(COMMON) <= set(deniable(["silence"])[0])
+    for _, members in FAMILIES:
+        for one, words in members.items():  # or a sound that is tagged would be denied
+            assert any(word in one for word in words.split()), one
+
+
+COMMON_ON_DISK = {
+    "fsd50k": ({"labels": "Meow,Cat,Animal"}, {"dog", "insect", "frog"}, {"piano"}),
+    "vggsound": ({"label": "church bell ringing"}, {"police car (siren)", "smoke detector beeping"}, {"raining"}),
+}
+
+
+@pytest.mark.parametrize("name", COMMON_ON_DISK)
+def test_a_sound_that_is_common_in_the_table_is_denied_more_often(name, tmp_path):
+    row, alike, common = COMMON_ON_DISK[name]
+    write_sound(tmp_path / "a_30000_40000.wav", 0)
+    row = {"fname": "1", "audio": "a.wav", "youtube_id": "a", "start_seconds": "30", "common": (*common,)} | row
+    options = {"recordings": tmp_path} if name == "vggsound" else {}
+    kinds = kinds_denied(name, row, alike, common, **options)
+    assert kinds["common"] > 80 and kinds["any"] > 40 and kinds["alike"] > 20, kinds
+    assert kinds_denied(name, {**row, "common": ()}, alike, common, **options)["common"] < 40
+
+
+def read_all(name: str, folder: Path) -> list[dict]:
+    """The rows of an archive, of all splits."""
+    converter = import_converter(name)
+    return [row for split in converter.SET.splits for _, row in converter.read(Archive(folder, ""), split)]
+
+
+def test_what_is_common_is_told_by_the_whole_table_of_the_archive(tmp_path):
+    labels = ["raining", "thunder", "raining", "dog howling", "dog howling", "dog howling"]
+    rows = [["id", "1", label, "test" if number else "train"] for number, label in enumerate(labels)]
+    (tmp_path / "vggsound.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+    # no "dog howling": a sound that is asked for nowhere
+    assert [row["common"] for row in read_all("vggsound", tmp_path)] == [("raining", "thunder")] * 6
+    ARCHIVES["fsd50k"](tmp_path / "f", examples(import_converter("fsd50k")))
+    made = read_all("fsd50k", tmp_path / "f")
+    assert made and all(row["common"] == ("dog",) for row in made if "Dog" in row["labels"])
 
 
 def test_fsd50k_keeps_its_three_parts_apart(tmp_path):

@@ -108,6 +108,15 @@ def test_what_is_no_topic_is_not_asked_for(category):
     assert set(answers(item_of("gigaspeech", {"category": category}))) == {"asr"}
 
 
+def test_a_topic_of_gigaspeech_stands_beside_two_that_are_near():
+    converter = import_converter("gigaspeech")
+    assert len(converter.TOPICS) == 23 and all(len(near) > 2 for near in converter.SIMILAR.values())
+    row = examples(converter)[0] | {"category": "Science and Technology"}
+    for seed in range(100):
+        (ask,) = [ask for ask in converter.convert(row, Draw(seed, "x")).asks if ask.choices]
+        assert len(converter.SIMILAR["science and technology"] & set(ask.choices)) >= 3  # itself and two
+
+
 def test_topics_can_be_left_out():
     assert set(answers(item_of("gigaspeech"))) == {"asr", "topic", "topic_mcq"}
     assert set(answers(item_of("gigaspeech", topics=False))) == {"asr"}

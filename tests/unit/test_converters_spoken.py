@@ -1,6 +1,7 @@
 """The traps of data sets of what is meant, felt and asked."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from test_converters import converted, disk_form, hub_form
 
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import Draw, Dropped, Item
+from audiollm.curation.instructions import SIMILAR_EMOTIONS
 from audiollm.curation.joining import stems_of
 from audiollm.curation.prepare import prepare
 from audiollm.data.sources import load_rows
@@ -186,6 +188,35 @@ def test_a_turn_on_whose_emotion_people_did_not_agree_is_left_out(label):
 def test_the_four_options_of_iemocap_are_the_four_emotions():
     (choices,) = [ask.choices for ask in made("iemocap", first("iemocap")).asks if ask.choices]
     assert sorted(choices) == ["angry", "happy", "neutral", "sad"]
+
+
+ONE_EMOTION = {
+    "crema_d": ({"audio": Path("1001_DFA_SAD_XX.wav")}, {}, {"fear"}),
+    "ravdess": ({"audio": Path("03-01-04-01-01-01-01.wav")}, {}, {"fearful", "surprised"}),
+    "meld": ({"Emotion": "sadness"}, {}, {"fear", "surprise"}),
+    "iemocap": ({"major_emotion": "sad"}, {"emotions": "all"}, {"fear", "surprise"}),
+}
+
+
+@pytest.mark.parametrize("name", ONE_EMOTION)
+def test_an_emotion_stands_beside_those_it_is_taken_for(name):
+    changed, options, alike = ONE_EMOTION[name]
+    converter, chosen = import_converter(name), Counter()
+    for seed in range(100):
+        asks = converter.convert(first(name, **changed), Draw(seed, name), **options).asks
+        (choices,) = [ask.choices for ask in asks if ask.task == "emotion_mcq"]
+        assert alike <= set(choices)
+        chosen.update(set(choices) - alike)
+    assert len(chosen) > 3  # beside the right one, others by turns
+
+
+@pytest.mark.parametrize("name", ["crema_d", "ravdess", "meld", "iemocap"])
+def test_every_emotion_of_a_set_has_others_that_are_alike(name):
+    converter = import_converter(name)
+    known = converter.CODES if name == "iemocap" else converter.EMOTIONS
+    labels = set(known.values() if isinstance(known, dict) else known)
+    for label in labels:
+        assert (SIMILAR_EMOTIONS[label] & labels) - {label}, label
 
 
 def test_the_actors_of_one_session_of_iemocap_are_for_testing(tmp_path):

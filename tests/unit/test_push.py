@@ -9,7 +9,7 @@ from tiny import MLP, tiny
 from typer.testing import CliRunner
 
 from audiollm import cli
-from audiollm.export.card import better_than_guessing, checkpoint_card
+from audiollm.export.card import Told, better_than_guessing, checkpoint_card, stages
 from audiollm.export.folder import export
 from audiollm.export.push import push
 from audiollm.models.checkpoint import save_checkpoint
@@ -58,7 +58,8 @@ def run(tmp_path_factory):
     save_checkpoint(built.model, built.processor, folder / "instruct", trained={"connector", "lora"}, recipe=recipe)
     rows = [["cc-by-4.0", "clotho", 3839], [None, "mine|yours", 12]]
     took = {"seconds": 90.0, "steps": 1200, "licences": rows, "hours": 24.5}
-    (folder / "run.json").write_text(json.dumps({"stages": {"align": took, "instruct": took | {"hours": None}}}))
+    took["augmentation"], instruct = "", {"hours": None, "augmentation": "noise 30%, gain 50%"}
+    (folder / "run.json").write_text(json.dumps({"stages": {"align": took, "instruct": took | instruct}}))
     results = {"peak_memory_gib": 2.34, "tasks": {"sound": SCORE, "count": GUESSED}}
     (folder / "results.json").write_text(json.dumps(results))
     return folder
@@ -71,6 +72,7 @@ def test_the_card_says_parts_stages_data_results_cost_and_limits(run):
     for words in (
         "# demo/instruct", "whisper encoder, mlp connector, qwen3 language model, trained in 2 stages",
         "| instruct | language_modeling | connector 0.0001, lora 0.0002 | 1,200 | 1.5 |",
+        "\n\n- augmentation of align: none\n- augmentation of instruct: noise 30%, gain 50%\n",
         "| align | clotho | cc-by-4.0 | 3,839 |", "| instruct | mine\\|yours | not said | 12 |", "align 24.5 h.",
         "| `sound` (exact) | 90.0% | 85.0% to 94.0% | 30.0% | 40.0% | 100 |",
         "| `count` (exact) | 40.0% | 30.0% to 50.0% | not asked | 40.0% | 50 |",
@@ -86,6 +88,14 @@ def test_the_card_of_an_earlier_stage_has_its_own_stages_and_no_results_of_anoth
     assert "trained in 1 stage." in card and "| instruct |" not in card
     assert "90.0%" not in card and "how well it hears is not known" in card
     assert "`Qwen/Qwen3-0.6B` at main" in card and "base_model:\n- Qwen/Qwen3-0.6B" in card
+
+
+def test_a_run_that_did_not_keep_its_augmentation_tells_none():
+    recipe = SimpleNamespace(
+        stages={"align": SimpleNamespace(objectives={"ctc": 1}, learning_rates={"connector": 0.1})}
+    )
+    told = Told("x", {}, recipe=recipe, stages={"align": {"steps": 3}})
+    assert "| align | ctc |" in stages(told) and "augmentation" not in stages(told)
 
 
 def recordings(*groups):

@@ -13,8 +13,10 @@ from converters import RATE, tone, write_csv, write_sound
 from pyarrow import parquet
 
 from audiollm import audio as sound
-from audiollm.curation import origins, running
-from audiollm.curation.prepare import prepare
+from audiollm.curation import origins, prompts, running
+from audiollm.curation import prepare as prepare_module
+from audiollm.curation.mapped import read_map
+from audiollm.curation.prepare import options_of, prepare
 from audiollm.data.sources import load_rows
 
 LABELS = ("dog", "rooster", "rain", "engine", "siren")
@@ -250,6 +252,40 @@ def test_a_mapping_makes_rows_of_a_table_without_code(tmp_path):
     }
 
 
+BELLS = "audio: clip\ntext: label\ntask: sound\nlabels: [dog, wolf, fox, car, bus, bell, horn, rain, wind]\n"
+
+
+def test_labels_of_a_mapping_that_are_alike_stand_beside_each_other(tmp_path):
+    source = tmp_path / "in"
+    write_sound(source / "a.wav", 0)
+    write_csv(source / "train.csv", [{"clip": "a.wav", "label": "dog"}] * 40)
+    (tmp_path / "map.yaml").write_text(f"{BELLS}similar: [[dog, wolf], [dog, fox]]\n")
+    prepare(str(tmp_path / "map.yaml"), tmp_path / "out", {"source": str(source)})
+    rows = load_rows(tmp_path / "out" / "train.jsonl", strict=True)
+    choices = [set(row.choices) for row in rows if row.choices]
+    assert len(choices) == 40 and all({"dog", "wolf", "fox"} <= some for some in choices)
+    denied = [row.question for row in rows if row.target == "no"]
+    assert sum("wolf" in question or "fox" in question for question in denied) > 15  # 10 if any label were drawn
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f"{BELLS}similar: [[dog, wlf]]\n", "similar names 'wlf', which is none of the labels; did you mean 'wolf'"),
+        ("audio: a\ntext: b\ntask: sound\nsimilar: [[dog]]\n", r"similar names 'dog', .*; write `labels: \[\.\.\.\]`"),
+    ],
+)
+def test_labels_that_are_alike_are_labels(tmp_path, text, told):
+    (tmp_path / "map.yaml").write_text(text)
+    with pytest.raises(ValueError, match=told):
+        read_map(str(tmp_path / "map.yaml"))
+
+
+def test_a_mapping_without_labels_that_are_alike_is_what_it_was_before_there_could_be_some(tmp_path):
+    (tmp_path / "map.yaml").write_text(BELLS)
+    assert "similar" not in read_map(str(tmp_path / "map.yaml")).model_dump_json()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -343,3 +379,82 @@ def test_a_mapping_that_is_no_yaml_is_told_with_its_line(tmp_path):
     with pytest.raises(ValueError, match=r"map\.yaml:3: is no YAML") as error:
         prepare(str(tmp_path / "map.yaml"), tmp_path / "out", {})
     assert "\n" not in str(error.value)
+
+
+# ---- questions that no recording answers
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """Many rows of a table, each about the same recording: a function from options to what is made of them."""
+    source = tmp_path_factory.mktemp("many")
+    write_sound(source / "a.wav", 0)
+    write_csv(source / "train.csv", [{"clip": "a.wav", "label": LABELS[n % 5]} for n in range(600)])
+    (source / "many.yaml").write_text("{name: many, audio: clip, text: label, task: sound}")
+
+    def rows(out: Path, **options) -> list:
+        prepare(str(source / "many.yaml"), out, {"source": str(source), **options})
+        return load_rows([str(out / "train*.jsonl")], strict=True)
+
+    return rows
+
+
+def test_a_share_of_the_recordings_is_asked_what_no_recording_answers(asked, tmp_path):
+    rows = asked(tmp_path / "out", unheard=0.2)
+    refused = [row for row in rows if row.task == "unheard"]
+    assert 80 <= len(refused) <= 160  # 120 expected; 40 are four standard deviations
+    assert len({row.id for row in rows}) == len(rows) == 600 + len(refused)
+    asks, answers = prompts.pool("unheard").training, prompts.pool("unheard_answer").training
+    assert {row.question for row in refused} <= set(asks) and len({row.question for row in refused}) > len(asks) / 2
+    assert {row.target for row in refused} <= set(answers)
+    assert not any(label in row.question for row in refused for label in LABELS)
+
+
+def test_what_is_asked_besides_is_what_is_asked_without(asked, tmp_path):
+    without, with_some = asked(tmp_path / "without"), asked(tmp_path / "some", unheard=0.5)
+    assert [row for row in with_some if row.task != "unheard"] == without
+    assert not any(row.task == "unheard" for row in without)
+
+
+def test_which_recordings_are_asked_follows_from_the_seed_alone(asked, tmp_path):
+    whole = asked(tmp_path / "whole", unheard=0.1)
+    for shard in ("1/2", "2/2"):
+        shared = asked(tmp_path / "shared", unheard=0.1, shard=shard)
+    assert sorted(shared, key=lambda row: row.id) == sorted(whole, key=lambda row: row.id)
+    assert asked(tmp_path / "several", unheard=0.1, num_proc=2) == whole
+    other = asked(tmp_path / "other", unheard=0.1, seed=1)
+    assert {row.id for row in other if row.task == "unheard"} != {row.id for row in whole if row.task == "unheard"}
+
+
+def test_phrasings_that_are_held_out_are_kept_from_refusals_of_training(asked, tmp_path):
+    held_out = asked(tmp_path / "out", unheard=1, phrasings="held_out")
+    refused = [row for row in held_out if row.task == "unheard"]
+    assert len(refused) == 600
+    assert {row.question for row in refused} == set(prompts.pool("unheard").held_out)
+    assert {row.target for row in refused} == set(prompts.pool("unheard_answer").held_out)
+
+
+@pytest.mark.parametrize("pool", ["unheard", "unheard_answer"])
+def test_what_no_recording_answers_is_asked_by_no_other_task(pool):
+    own = {line for half in prompts.pool(pool) for line in half}
+    assert not any(
+        own & {line for half in prompts.pool(task) for line in half} for task in prompts.tasks() if task != pool
+    )
+
+
+def test_a_share_that_is_none_is_refused(asked, tmp_path):
+    with pytest.raises(ValueError, match="many: unheard=2 does not fit: Input should be less than or equal to 1"):
+        asked(tmp_path / "out", unheard=2)
+
+
+def test_a_folder_from_before_an_option_is_as_it_is_wanted_while_that_is_off(asked, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as before:
+        before.setattr(prepare_module, "options_of", lambda converter: {
+            key: value for key, value in options_of(converter).items() if key != "unheard"
+        })  # fmt: skip
+        asked(tmp_path / "out")
+    assert "unheard" not in json.loads((tmp_path / "out" / "prepared.json").read_text())["options"]
+    asked(tmp_path / "out")
+    assert "is there already" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"was made with unheard=0\.0 instead of 0\.3;"):
+        asked(tmp_path / "out", unheard=0.3)
