@@ -55,8 +55,8 @@ FAMILIES = (
 )  # fmt: skip
 """Words of wider and of other tags, and the sounds that may be denied, each with the words that may mean it."""
 COMMON = ("speech", "music", "vehicle", "guitar", "car", "dog")
-"""The commonest of these in the whole set, as its page shows by order of magnitude: speech and music are in about a
-million of its two million clips each, a vehicle in a hundred thousand, the others in tens of thousands."""
+"""The commonest of these in the whole set, by order of magnitude and not counted: speech and music are in about half of
+its two million clips each."""
 KINDS = {
     "animal": ("dog", "cat", "insect", "frog"),
     "human voice": ("speech", "singing", "laughter", "crying and sobbing"),

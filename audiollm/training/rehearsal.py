@@ -65,6 +65,8 @@ def dry_run(recipe: Recipe, *, deepspeed: str | None = None, fsdp: bool = False)
     refuse_sharded_towers(recipe, sharding)
     console = Console(width=None if sys.stdout.isatty() else 160)
     rehearse(console, recipe, sharding)
+    if wanted := [key for key in ("refuse_overlap", "refuse_duplicates") if getattr(recipe, key)]:
+        console.print(f"recordings are not compared here, but before training ({' and '.join(wanted)})")
     console.print(settings_table(recipe))
     require_files(recipe)
 

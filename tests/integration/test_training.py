@@ -312,13 +312,15 @@ def test_recordings_that_come_twice_are_refused_before_anything_is_trained(corpu
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_of_several_ranks_the_first_one_looks_for_recordings_that_come_twice(corpus, tmp_path, monkeypatch):
+def test_of_several_ranks_the_first_one_looks_for_recordings_that_come_twice(corpus, tmp_path, monkeypatch, capsys):
     only = {"only": stage(corpus, ["connector"], {"language_modeling": 1}, rows="eight")}
     refused = "refuse_overlap=true", f"evaluate=[{{path: {corpus / 'train.jsonl'}}}]"
     recipe = recipe_of(tmp_path, corpus, only, *refused)
     monkeypatch.setenv("RANK", "1")
     refuse_repeated(recipe)
     assert not (tmp_path / "run").exists()
+    dry_run(recipe)
+    assert "recordings are not compared here, but before training (refuse_overlap)" in capsys.readouterr().out
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ValueError, match="8 recordings of training"):
         refuse_repeated(recipe)
