@@ -26,12 +26,13 @@ SET = DataSet(
     citation="He et al., Measuring Audio's Impact on Correctness: Audio-Contribution-Aware Post-Training, 2025",
 )
 FILES = {"train": "data.jsonl", "validation": "dev.jsonl"}
+NEEDS = ("audio_path", "question|question_text", "choices|multi_choice", "answer")
 
 
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of the file of the split; the recordings lie beside it."""
     folder = str(archive.find(FILES[split], f"*/{FILES[split]}").parent.relative_to(archive.folder))
-    for place, row in archive.list(FILES[split], f"*/{FILES[split]}"):
+    for place, row in archive.list(FILES[split], f"*/{FILES[split]}", needs=NEEDS):
         yield place, row | {"audio": archive.recording(folder, row["audio_path"])}
 
 

@@ -31,7 +31,8 @@ TABLES = {"train": "clotho_aqa_train.csv", "validation": "clotho_aqa_val.csv", "
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The answers to questions; with each, in one column since one is gathered, whether its giver was sure."""
     sounds = str(archive.find("audio_files", "*/audio_files").relative_to(archive.folder))
-    for place, row in archive.table(TABLES[split], f"*/{TABLES[split]}", encoding="latin-1"):
+    names = TABLES[split], f"*/{TABLES[split]}"
+    for place, row in archive.table(*names, encoding="latin-1", needs=(*SET.columns[:-1], "confidence")):
         answer = row["answer"], row["confidence"]
         yield place, row | {"answer": answer, "audio": archive.recording(sounds, row["file_name"])}
 

@@ -43,12 +43,13 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     part = "eval" if split == "test" else "dev"
     name = f"FSD50K.metadata/{part}_clips_info_FSD50K.json"
     try:
-        licenses = {row["key"]: row["license"] for _, row in archive.list(name, f"*/{name}")}
+        licenses = {row["key"]: row["license"] for _, row in archive.list(name, f"*/{name}", needs=("license",))}
     except NoSuchSplit:
         licenses = {}
     ground = archive.find(f"FSD50K.ground_truth/{part}.csv", f"*/FSD50K.ground_truth/{part}.csv")
     folder = ground.parent.parent.relative_to(archive.folder)
-    for place, row in archive.table(str(ground.relative_to(archive.folder))):
+    needs = ("fname", "labels") if part == "eval" else ("fname", "labels", "split")
+    for place, row in archive.table(str(ground.relative_to(archive.folder)), needs=needs):
         if row.get("split", "eval") in SET.splits[split]:
             audio = archive.recording(str(folder), f"FSD50K.{part}_audio", f"{row['fname']}.wav")
             yield place, row | {"audio": audio, "license": licenses.get(row["fname"], "")}
@@ -59,8 +60,7 @@ def convert(row: dict[str, Any], draw: Draw) -> Item:
     labels = [words_of(label).lower() for label in row["labels"].split(",")]
     heard = set(labels)
     kinds = [some for wide, some in KINDS.items() if heard.isdisjoint(wide.split(",")) or not heard.isdisjoint(some)]
-    asks = [draw.ask("tagging", ", ".join(labels))]
-    asks += yes_and_no(draw, labels, [one for some in kinds for one in some], similar=SIMILAR)
+    asks = [draw.ask("tagging", ", ".join(labels)), *yes_and_no(draw, labels, sum(kinds, ()), similar=SIMILAR)]
     return Item(row["audio"], str(row["fname"]), asks, license=license_of(row.get("license") or ""))
 
 

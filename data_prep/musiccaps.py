@@ -30,7 +30,7 @@ SET = DataSet(
 
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of musiccaps-public.csv."""
-    yield from archive.table("musiccaps-public.csv", "*/musiccaps-public.csv")
+    yield from archive.table("musiccaps-public.csv", "*/musiccaps-public.csv", needs=SET.columns)
 
 
 def convert(row: dict[str, Any], draw: Draw, *, recordings: Path, whole: bool = False) -> Item:

@@ -160,10 +160,16 @@ class ArchiveOrigin:
         return self.archive.bad
 
     def _placed(self) -> Iterator[Placed]:
+        """What `read` gives; ValueError says where it stopped, and at what."""
         placed = self.read(self.archive, self.split)
-        if not self.dataset.group_by:
-            return placed
-        return gathered(placed, self.dataset)
+        try:
+            yield from gathered(placed, self.dataset) if self.dataset.group_by else placed
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            told = f"has no {error}" if isinstance(error, KeyError) else str(error)
+            if isinstance(error, ValueError) and str(self.archive.folder) in told:
+                raise  # one of ours, which names its file
+            takes = f"it takes {self.dataset.original}"
+            raise ValueError(f"{self.archive.place}: is not as {self.name} has it ({told}); {takes}") from error
 
 
 def gathered(placed: Iterator[Placed], dataset: DataSet) -> Iterator[Placed]:

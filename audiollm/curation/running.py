@@ -150,7 +150,7 @@ def run(
         for chunk in islice(chunks, mine - 1, None, of)
     )
     convert_all(jobs, num_proc, called(converter))
-    lines = Figures(len(bad), Counter(), [(error.origin, NOT_A_ROW, error.cause) for error in bad])
+    lines = Figures(len(bad), Counter(), [(error.origin, NOT_A_ROW, detail_of(error)) for error in bad])
     return joined(out, parts, lines, "" if of == 1 else f"-{mine:05d}-of-{of:05d}")
 
 
@@ -267,7 +267,7 @@ def convert_chunk(job: Job) -> int:
         except AudioError as error:
             figures.dropped.append((place, BROKEN, str(error)))
         except RowError as error:
-            figures.dropped.append((place, NOT_A_ROW, f"{error.field}: {error.cause}"))
+            figures.dropped.append((place, NOT_A_ROW, detail_of(error)))
         else:
             split = rows[0].split or job.chunk.split
             if split not in written:
@@ -281,6 +281,11 @@ def convert_chunk(job: Job) -> int:
     return figures.read
 
 
+def detail_of(error: RowError) -> str:
+    """Which field of a row is wrong, where that is known, and how."""
+    return ": ".join(filter(None, (error.field, error.cause)))
+
+
 def rows_about(job: Job, number: int, place: str, raw: dict[str, Any]) -> list[Row]:
     """The rows about one recording; Dropped, AudioError or RowError where there are none."""
     converter = find(job.converter)
@@ -291,6 +296,8 @@ def rows_about(job: Job, number: int, place: str, raw: dict[str, Any]) -> list[R
     except TROUBLE as error:
         if isinstance(error, RowError | AudioError):
             raise
+        if isinstance(error, KeyError) and error.args[0] in {*dataset.columns} - raw.keys():
+            raise RowError(place, str(error), "is missing") from error
         raise RowError(place, "", f"{type(error).__name__}: {error}") from error
     asks = [ask for ask in item.asks if ask.answer.strip()]
     if not asks:
