@@ -15,7 +15,7 @@ from audiollm.curation.dataset import Ask, DataSet, Draw, Dropped, Item
 
 SET = DataSet(
     title="Clotho-AQA: questions about sounds",
-    license="mit",
+    license="mit, cc-by-nc-sa",  # of the questions, and what the portal says
     tasks=("aqa",),
     columns=("file_name", "QuestionText", "answer", "audio"),
     splits={"train": ["train"], "validation": ["validation"], "test": ["test"]},

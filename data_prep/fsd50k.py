@@ -16,7 +16,7 @@ from audiollm.curation.instructions import words_of, yes_and_no
 
 SET = DataSet(
     title="FSD50K: sounds of Freesound with all their labels",
-    license="cc-by-4.0",
+    license="other",  # where the metadata are missing: the collection is cc-by-4.0, each clip has its own, some NC
     tasks=("tagging", "existence"),
     columns=("fname", "labels", "audio"),
     splits={"train": ["train"], "validation": ["val"], "test": ["eval"]},

@@ -16,7 +16,7 @@ from audiollm.curation.joining import stems_of
 
 SET = DataSet(
     title="MELD: emotion and sentiment in Friends",
-    license="gpl-3.0",
+    license="gpl-3.0, other",  # the annotations; what is heard is TV, and nobody may pass it on
     tasks=("emotion", "emotion_mcq", "sentiment", "sentiment_mcq"),
     columns=("audio", "Utterance", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID"),
     hub="TwinkStart/MELD",  # the test split only

@@ -17,7 +17,7 @@ from audiollm.curation.dataset import Ask, DataSet, Draw, Dropped, Item
 
 SET = DataSet(
     title="MusicQA: questions about music",
-    license="mit",
+    license="mit, cc-by-nc-sa, cc-by-sa-4.0",  # the card, MagnaTagATune and MusicCaps
     tasks=("aqa",),
     columns=("audio_name", "conversation", "audio"),
     splits={"train": ["train"], "test": ["test"]},

@@ -15,7 +15,7 @@ from audiollm.curation.instructions import count, grounding, order
 
 SET = DataSet(
     title="TACOS: captions and sounds with their times",
-    license="cc-by-4.0",
+    license="cc-by-4.0, other",  # the captions; each recording has its own of Freesound
     tasks=("caption", "grounding", "order", "count"),
     columns=("filename", "caption", "events", "audio"),
     splits={"train": ["train"], "test": ["test"]},
