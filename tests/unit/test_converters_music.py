@@ -235,9 +235,17 @@ def test_a_piece_is_in_the_same_part_by_its_number_wherever_it_lies():
     assert gtzan_item("blues.00050.wav", test_from=50).split == "test"
 
 
-def test_a_piece_without_a_number_is_in_no_part():
-    with pytest.raises(Dropped, match="no number"):
-        gtzan_item(None)
+def test_a_piece_without_a_name_has_its_label_and_stays_where_the_source_has_it():
+    item = gtzan_item(None)
+    assert (item.asks[0].answer, item.split) == ("blues", None) and item.source_id
+
+
+def test_a_piece_without_a_label_has_the_genre_of_its_name_and_without_both_none():
+    item = item_of("gtzan", 0, {"label": None, "audio": {"bytes": b"", "path": "hiphop.00081.wav"}})
+    assert (item.asks[0].answer, item.source_id, item.split) == ("hip-hop", "hiphop.00081", "test")
+    for path in (None, "00081.wav"):
+        with pytest.raises(Dropped, match="neither its label nor its name"):
+            item_of("gtzan", 0, {"label": None, "audio": {"bytes": b"", "path": path}})
 
 
 def test_a_genre_is_written_as_people_write_it():
@@ -245,7 +253,7 @@ def test_a_genre_is_written_as_people_write_it():
 
 
 def test_a_piece_of_gtzan_whose_label_is_a_bare_number_is_left_out():
-    with pytest.raises(Dropped, match="none of the ten"):
+    with pytest.raises(Dropped, match="one of the ten"):
         item_of("gtzan", 0, {"label": 3, "audio": "disco.00001.wav"})
 
 
