@@ -37,7 +37,7 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def convert(row: dict[str, Any], draw: Draw) -> Item:
-    """The question with its choices in their order; the answer, told by its words or its number, is the text of one."""
+    """The question with its choices in any order; the answer, told by its words or its number, is the text of one."""
     question = row.get("question") or row["question_text"]
     choices = [str(choice).strip() for choice in row.get("choices") or row["multi_choice"]]
     answer = row["answer"]
@@ -46,6 +46,6 @@ def convert(row: dict[str, Any], draw: Draw) -> Item:
     answer = str(answer).strip()
     if choices.count(answer) != 1:
         raise Dropped("its answer is not exactly one of the choices")
-    return Item(
-        row["audio"], row["audio_path"], [replace(with_choices(draw, "", question, choices, answer), task="mcq")]
-    )
+    draw.shuffle(choices)  # the sources may have a favourite place for the right one
+    ask = replace(with_choices(draw, "", question, choices, answer), task="mcq")
+    return Item(row["audio"], row["audio_path"], [ask])

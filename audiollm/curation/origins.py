@@ -225,6 +225,8 @@ class ParquetOrigin:
             try:
                 found += part.files()
             except RowError as error:
+                if "does not lie in Parquet files" in error.cause and self.dataset.original:
+                    raise ValueError(in_files(part.name, self.dataset)) from None
                 if "has no split" not in error.cause:
                     raise
                 lacking = error
@@ -327,6 +329,14 @@ def check_columns(source: Any, dataset: DataSet, found: Mapping[str, Any] | Sequ
 
 def _may_be_of_the_hub(source: str) -> bool:
     return source.startswith(PREFIX) or (source.count("/") == 1 and not source.startswith((".", "/", "~")))
+
+
+def in_files(name: str, dataset: DataSet) -> str:
+    """What to do about a repository of the hub that holds the original archive."""
+    return (
+        f"{name} does not lie in Parquet files; `hf download {name} --repo-type dataset --local-dir DIR`, unpack what "
+        f"is packed in DIR, and give --source DIR: it takes {dataset.original}"
+    )
 
 
 def _where(dataset: DataSet) -> str:

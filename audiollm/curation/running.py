@@ -164,7 +164,7 @@ def mode_of(audio: Literal["auto", "paths", "embed", "flac"], chunk: Chunk, opti
     """As asked for; else sound in Parquet stays there, and recordings stay where they are."""
     if audio != "auto":
         return audio
-    return "embed" if chunk.rows is None and "recordings" not in options else "paths"
+    return "embed" if chunk.rows is None and options.get("recordings") is None else "paths"
 
 
 def chunks_of(

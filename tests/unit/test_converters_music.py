@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from archives.music import without_sound
-from converters import SOUNDS, examples, write_csv, write_json, write_sound
-from test_converters import disk_form, hub_form
+from converters import ARCHIVES, RATE, SOUNDS, examples, tone, write_csv, write_json, write_sound
+from pyarrow import parquet
+from test_converters import converted, disk_form, hub_form
 
+from audiollm.audio import encode
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import Draw, Dropped, Item
 from audiollm.resources import import_converter
@@ -60,6 +63,23 @@ def test_a_video_that_nobody_downloaded_is_left_out(tmp_path):
     option = recordings("musiccaps", tmp_path)
     with pytest.raises(Dropped, match="not there"):
         item_of("musiccaps", 0, {"ytid": "gone_video1"}, **option)
+
+
+def test_a_copy_of_musiccaps_that_brings_the_recordings_needs_no_others(tmp_path):
+    sound = {"bytes": encode(tone(1), RATE), "path": "1.wav"}
+    row = {"audio": sound, "caption": "A fast beat.", "youtube_id": "h_Ij3kLmNo4", "start_time": 0, "end_time": 10}
+    parquet.write_table(pyarrow.Table.from_pylist([row | {"aspect_list": "['techno']"}]), tmp_path / "train.parquet")
+    made = converted("musiccaps", tmp_path, tmp_path / "out")
+    assert [(row.target, row.source_id, row.split) for row in made] == [
+        ("A fast beat.", "h_Ij3kLmNo4", "train"), ("techno", "h_Ij3kLmNo4", "train"),
+    ]  # fmt: skip
+    assert all(len(row.clips[0].load(RATE)) == RATE for row in made)
+
+
+def test_musiccaps_without_recordings_says_where_to_give_them(tmp_path):
+    ARCHIVES["musiccaps"](tmp_path / "in", examples(import_converter("musiccaps")))
+    with pytest.raises(ValueError, match="no recording in the source; give recordings=FOLDER"):
+        converted("musiccaps", tmp_path / "in", tmp_path / "out")
 
 
 # LP-MusicCaps
