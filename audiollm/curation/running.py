@@ -87,13 +87,14 @@ class Figures:
     """What a chunk gave."""
 
     read: int = 0
+    first: int = 0  # the number of its first row in the split
     written: Counter[str] = field(default_factory=Counter)  # split -> rows
     dropped: list[tuple[str, str, str]] = field(default_factory=list)  # place, reason, detail
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
         unfinished = path.with_name(path.name + ".tmp")
-        content = {"read": self.read, "written": self.written, "dropped": self.dropped}
+        content = {"read": self.read, "first": self.first, "written": self.written, "dropped": self.dropped}
         unfinished.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         unfinished.replace(path)
 
@@ -101,7 +102,8 @@ class Figures:
 def load_figures(path: Path) -> Figures:
     """What `save` wrote."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    return Figures(content["read"], Counter(content["written"]), [tuple(drop) for drop in content["dropped"]])
+    dropped = [tuple(drop) for drop in content["dropped"]]
+    return Figures(content["read"], content.get("first", -1), Counter(content["written"]), dropped)
 
 
 def find(spec: str) -> Any:
@@ -150,7 +152,7 @@ def run(
         for chunk in islice(chunks, mine - 1, None, of)
     )
     convert_all(jobs, num_proc, called(converter))
-    lines = Figures(len(bad), Counter(), [(error.origin, NOT_A_ROW, detail_of(error)) for error in bad])
+    lines = Figures(len(bad), dropped=[(error.origin, NOT_A_ROW, detail_of(error)) for error in bad])
     return joined(out, parts, lines, "" if of == 1 else f"-{mine:05d}-of-{of:05d}")
 
 
@@ -255,8 +257,8 @@ def convert_chunk(job: Job) -> int:
     """Convert one chunk in whichever process, unless that was done; the number of rows of the source."""
     told = job.parts / f"{job.chunk.number:05d}.json"
     if told.is_file():
-        return load_figures(told).read
-    figures = Figures()
+        return rows_done(told, job.chunk)
+    figures = Figures(first=job.chunk.first)
     written: dict[str, JsonlPart | ParquetPart] = {}
     for number, place, raw in rows_of(job.chunk, find(job.converter).SET):
         figures.read += 1
@@ -279,6 +281,17 @@ def convert_chunk(job: Job) -> int:
         part.close()
     figures.save(told)
     return figures.read
+
+
+def rows_done(told: Path, chunk: Chunk) -> int:
+    """How many rows a chunk has that is done; ValueError if it held others, as recordings had other sizes then."""
+    done = load_figures(told)
+    if done.first != chunk.first or (chunk.rows is not None and done.read != len(chunk.rows)):
+        raise ValueError(
+            f"{told} was made of {done.read} rows from {done.first} on, and holds others now: recordings were changed, "
+            f"added or removed since; remove {told.parent}, and give the command again"
+        )
+    return done.read
 
 
 def detail_of(error: RowError) -> str:
