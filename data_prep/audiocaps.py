@@ -9,6 +9,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from audiollm.conversation import RowError
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import Ask, DataSet, Draw, Dropped, Item
 from audiollm.curation.joining import of_youtube
@@ -32,8 +33,12 @@ FILES = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
 
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a table, and of each the recording that is there, or why there is none."""
-    for place, row in archive.table(FILES[split], f"*/{FILES[split]}"):
-        start_s = float(row["start_time"])
+    for place, row in archive.table(FILES[split], f"*/{FILES[split]}", needs=SET.columns[:-1]):
+        try:
+            start_s = float(row["start_time"])
+        except ValueError:
+            archive.bad.append(RowError(place, "start_time", f"{row['start_time']!r} is no number of seconds"))
+            continue
         try:
             audio: Any = of_youtube(archive.folder, row["youtube_id"], start_s, start_s + CLIP_S)
         except Dropped as reason:

@@ -26,17 +26,18 @@ SET = DataSet(
     citation="He et al., Measuring Audio's Impact on Correctness: Audio-Contribution-Aware Post-Training, 2025",
 )
 FILES = {"train": "data.jsonl", "validation": "dev.jsonl"}
+NEEDS = ("audio_path", "question|question_text", "choices|multi_choice", "answer")
 
 
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of the file of the split; the recordings lie beside it."""
     folder = str(archive.find(FILES[split], f"*/{FILES[split]}").parent.relative_to(archive.folder))
-    for place, row in archive.list(FILES[split], f"*/{FILES[split]}"):
+    for place, row in archive.list(FILES[split], f"*/{FILES[split]}", needs=NEEDS):
         yield place, row | {"audio": archive.recording(folder, row["audio_path"])}
 
 
 def convert(row: dict[str, Any], draw: Draw) -> Item:
-    """The question with its choices in their order; the answer, told by its words or its number, is the text of one."""
+    """The question with its choices in any order; the answer, told by its words or its number, is the text of one."""
     question = row.get("question") or row["question_text"]
     choices = [str(choice).strip() for choice in row.get("choices") or row["multi_choice"]]
     answer = row["answer"]
@@ -45,6 +46,6 @@ def convert(row: dict[str, Any], draw: Draw) -> Item:
     answer = str(answer).strip()
     if choices.count(answer) != 1:
         raise Dropped("its answer is not exactly one of the choices")
-    return Item(
-        row["audio"], row["audio_path"], [replace(with_choices(draw, "", question, choices, answer), task="mcq")]
-    )
+    draw.shuffle(choices)  # the sources may have a favourite place for the right one
+    ask = replace(with_choices(draw, "", question, choices, answer), task="mcq")
+    return Item(row["audio"], row["audio_path"], [ask])

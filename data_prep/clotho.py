@@ -32,7 +32,8 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of clotho_captions_*.csv, with the columns of the hub."""
     name = NAMES[split]
     folder: str | None = None
-    for place, row in archive.table(f"clotho_captions_{name}.csv", f"*/clotho_captions_{name}.csv"):
+    table = f"clotho_captions_{name}.csv"
+    for place, row in archive.table(table, f"*/{table}", needs=("file_name", *CAPTIONS)):
         folder = folder or str(archive.find(f"{name}/", f"*/{name}/").relative_to(archive.folder))
         audio = archive.recording(folder, row["file_name"])
         yield place, {"index": row["file_name"], "audio": audio, "raw_text": [row[caption] for caption in CAPTIONS]}

@@ -44,7 +44,7 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     name = f"{SET.splits[split][0]}.tsv"
     for path in archive.find_all(name, f"*/{name}", f"*/*/{name}"):
         folder = path.parent.relative_to(archive.folder)
-        for place, row in archive.table(str(folder / name), delimiter="\t", quotes=False):
+        for place, row in archive.table(str(folder / name), delimiter="\t", quotes=False, needs=("path", "sentence")):
             locale = row.get("locale") or path.resolve().parent.name  # releases before the fifth do not have it
             yield place, row | {"locale": locale, "audio": archive.recording(str(folder), "clips", row["path"])}
 

@@ -33,7 +33,8 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     name = f"covost_v2.*.{PARTS[split]}.tsv"
     for path in archive.find_all(name, f"*/{name}"):
         clips = str(archive.find("clips", "*/clips", "*/*/clips").relative_to(archive.folder))
-        for place, row in archive.table(str(path.relative_to(archive.folder)), delimiter="\t", quotes=False):
+        table = str(path.relative_to(archive.folder))
+        for place, row in archive.table(table, delimiter="\t", quotes=False, needs=("path", "sentence", "translation")):
             texts = {key: re.sub(r"\\(.)", r"\1", row[key]) for key in ("sentence", "translation")}
             about = {"id": Path(row["path"]).stem, "pair": path.name.split(".")[1]}
             yield place, texts | about | {"audio": archive.recording(clips, row["path"])}

@@ -35,7 +35,7 @@ LABELS = tuple(SIMILAR)
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of meta/esc50.csv."""
     sounds = str(archive.find("audio", "*/audio").relative_to(archive.folder))
-    for place, row in archive.table("meta/esc50.csv", "*/meta/esc50.csv"):
+    for place, row in archive.table("meta/esc50.csv", "*/meta/esc50.csv", needs=SET.columns[:-1]):
         yield place, row | {"audio": archive.recording(sounds, row["filename"])}
 
 

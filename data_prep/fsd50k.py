@@ -17,7 +17,7 @@ from audiollm.curation.instructions import commonest, words_of, yes_and_no
 
 SET = DataSet(
     title="FSD50K: sounds of Freesound with all their labels",
-    license="cc-by-4.0",
+    license="other",  # where the metadata are missing: the collection is cc-by-4.0, each clip has its own, some NC
     tasks=("tagging", "existence"),
     columns=("fname", "labels", "audio"),
     splits={"train": ["train"], "validation": ["val"], "test": ["eval"]},
@@ -33,12 +33,13 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     part = "eval" if split == "test" else "dev"
     name = f"FSD50K.metadata/{part}_clips_info_FSD50K.json"
     try:
-        licenses = {row["key"]: row["license"] for _, row in archive.list(name, f"*/{name}")}
+        licenses = {row["key"]: row["license"] for _, row in archive.list(name, f"*/{name}", needs=("license",))}
     except NoSuchSplit:
         licenses = {}
     ground = archive.find(f"FSD50K.ground_truth/{part}.csv", f"*/FSD50K.ground_truth/{part}.csv")
     folder = ground.parent.parent.relative_to(archive.folder)
-    table = list(archive.table(str(ground.relative_to(archive.folder))))
+    needs = ("fname", "labels") if part == "eval" else ("fname", "labels", "split")
+    table = list(archive.table(str(ground.relative_to(archive.folder)), needs=needs))
     common = commonest((label for _, row in table for label in labels_of(row)), SIMILAR)
     for place, row in table:
         if row.get("split", "eval") in SET.splits[split]:

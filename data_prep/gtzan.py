@@ -5,7 +5,7 @@
 
 It has faults that are part of every copy (Sturm, 2013): jazz.00054 is broken, about 50 pieces are there twice, others
 under a wrong genre. Pieces of one artist follow each other within a genre, so that a split by number keeps most of
-them, and of the repeated pieces, on one side.
+them, and of the repeated pieces, on one side. Where copies lost the names, pieces stay in the split of the source.
 """
 
 import re
@@ -15,6 +15,7 @@ from typing import Any
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import DataSet, Draw, Dropped, Item
 from audiollm.curation.instructions import multiple_choice
+from audiollm.curation.mapped import name_of
 
 SET = DataSet(
     title="GTZAN: music of ten genres",
@@ -38,14 +39,15 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def convert(row: dict[str, Any], draw: Draw, *, test_from: int = 80) -> Item:
-    """Its genre; pieces with this number and above, of each genre, are for testing."""
+    """Its genre, by its label or its name; pieces with this number and above, of each genre, are for testing."""
     path = row["audio"]["path"] if isinstance(row["audio"], Mapping) else row["audio"]
-    number = re.search(r"(\d+)\.\w+$", str(path))
-    if number is None:
-        raise Dropped("no number in its name")
-    genre = "hip-hop" if row["label"] == "hiphop" else row["label"]
+    named = re.search(r"(?:([a-z]+)\.)?(\d+)\.\w+$", str(path))
+    label = named[1] if row["label"] is None and named else row["label"]
+    genre = "hip-hop" if label == "hiphop" else label
     if genre not in GENRES:
-        raise Dropped("its label is none of the ten genres")
+        raise Dropped("neither its label nor its name says one of the ten genres")
     asks = [draw.ask("genre", genre), multiple_choice(draw, "genre", genre, GENRES, similar=SIMILAR)]
-    split = "test" if int(number[1]) >= test_from else "train"
-    return Item(row["audio"], f"{row['label']}.{int(number[1]):05d}", asks, split=split)
+    if named is None:
+        return Item(row["audio"], name_of(row["audio"], draw), asks)
+    split = "test" if int(named[2]) >= test_from else "train"
+    return Item(row["audio"], f"{label}.{int(named[2]):05d}", asks, split=split)

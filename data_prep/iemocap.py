@@ -9,6 +9,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from audiollm.conversation import RowError
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import DataSet, Draw, Dropped, Item
 from audiollm.curation.instructions import SIMILAR_EMOTIONS, multiple_choice
@@ -38,7 +39,10 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         words = {line.split()[0]: line.partition("]:")[2].strip() for line in said}
         for place, line in archive.lines(path):
             if line.startswith("["):
-                _, name, code, *_ = line.split("\t")
+                _, name, code, *_ = [*line.split("\t"), "", ""]
+                if not code:
+                    archive.bad.append(RowError(place, "", "names no turn and emotion between tabs"))
+                    continue
                 gender = "Female" if name.rpartition("_")[2].startswith("F") else "Male"
                 row = {"file": f"{name}.wav", "major_emotion": CODES.get(code, code), "gender": gender}
                 audio = session / "sentences" / "wav" / path.stem / f"{name}.wav"

@@ -33,7 +33,9 @@ OPTION = re.compile(r"(?:^|(?<=\s))\(?([A-D])[.):]\s*")
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of part I, then those of part II."""
     for path in archive.find_all(f"**/LibriSQA-Part*-{split}.json"):
-        yield from archive.list(str(path.relative_to(archive.folder)))
+        yield from archive.list(
+            str(path.relative_to(archive.folder)), needs=(*SET.columns, "question|question_and_option")
+        )
 
 
 def convert(row: dict[str, Any], draw: Draw, *, recordings: Path) -> Item:

@@ -20,7 +20,7 @@ from audiollm.curation.joining import of_youtube, recording_of
 
 SET = DataSet(
     title="LP-MusicCaps: captions of music, written by a language model",
-    license="mit",
+    license="mit, cc-by-nc-4.0",  # the card, and the repository
     tasks=("music_caption",),
     columns=("caption_writing", "caption_summary", "caption_paraphrase"),
     needs=("ytid", "start_s", "end_s", "track_id", "path"),

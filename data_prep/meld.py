@@ -16,7 +16,7 @@ from audiollm.curation.joining import stems_of
 
 SET = DataSet(
     title="MELD: emotion and sentiment in Friends",
-    license="gpl-3.0",
+    license="gpl-3.0, other",  # the annotations; what is heard is TV, and nobody may pass it on
     tasks=("emotion", "emotion_mcq", "sentiment", "sentiment_mcq"),
     columns=("audio", "Utterance", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID"),
     hub="TwinkStart/MELD",  # the test split only
@@ -39,7 +39,7 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     folder = archive.find(f"**/{FOLDERS[name]}", f"**/{name}")
     clips = stems_of(folder)
     table = f"**/{name}_sent_emo.csv"
-    for place, row in archive.table(table, encoding=encoding_of(archive.find(table))):
+    for place, row in archive.table(table, encoding=encoding_of(archive.find(table)), needs=SET.columns[1:]):
         stem = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
         yield place, row | {"audio": clips.get(stem, [folder / f"{stem}.wav"])[0]}
 

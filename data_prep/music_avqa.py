@@ -35,7 +35,8 @@ NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The questions of avqa-SPLIT.json, which the repository has in data/json/."""
     name = f"avqa-{SET.splits[split][0]}.json"
-    yield from archive.list(name, f"json/{name}", f"data/json/{name}", f"*/data/json/{name}", f"*/{name}")
+    places = (name, f"json/{name}", f"data/json/{name}", f"*/data/json/{name}", f"*/{name}")
+    yield from archive.list(*places, needs=SET.columns)
 
 
 def convert(row: dict[str, Any], draw: Draw, *, recordings: Path) -> Item:

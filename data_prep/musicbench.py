@@ -9,12 +9,10 @@ Tempo, key and chords are taken from their own columns: the prompts put them int
  "key": ["E", "major"], "keyprob": [0.89], "is_audioset_eval_mcaps": False, "audio": AUDIO}
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from audiollm.conversation import RowError
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import Ask, DataSet, Draw, Dropped, Item
 
@@ -34,12 +32,7 @@ FILES = {"train": "MusicBench_train.json", "test": "MusicBench_test_A.json"}  # 
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The JSON lines of a split."""
     folder = archive.find("datashare", "*/datashare").relative_to(archive.folder)
-    for place, line in archive.lines(archive.find(FILES[split], f"*/{FILES[split]}")):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            archive.bad.append(RowError(place, "", f"broken JSON ({error})"))
-            continue
+    for place, row in archive.json_lines(archive.find(FILES[split], f"*/{FILES[split]}"), SET.columns[:-1]):
         yield place, row | {"audio": archive.recording(str(folder), row["location"]), "trains": split == "train"}
 
 

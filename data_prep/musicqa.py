@@ -17,7 +17,7 @@ from audiollm.curation.dataset import Ask, DataSet, Draw, Dropped, Item
 
 SET = DataSet(
     title="MusicQA: questions about music",
-    license="mit",
+    license="mit, cc-by-nc-sa, cc-by-sa-4.0",  # the card, MagnaTagATune and MusicCaps
     tasks=("aqa",),
     columns=("audio_name", "conversation", "audio"),
     splits={"train": ["train"], "test": ["test"]},
@@ -34,7 +34,7 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     names = ("FinetuneMusicQA.json", "PretrainMusicQA.json") if split == "train" else ("EvalMusicQA.json",)
     folder = archive.find("audios", "*/audios").relative_to(archive.folder)
     for path in archive.find_all(*names, *(f"*/{name}" for name in names)):
-        for place, row in archive.list(str(path.relative_to(archive.folder))):
+        for place, row in archive.list(str(path.relative_to(archive.folder)), needs=SET.columns[:-1]):
             audio = archive.recording(str(folder), row["audio_name"])
             yield place, row | {"audio": audio, "of_musiccaps": path.name.startswith("Pretrain")}
 

@@ -36,7 +36,7 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The notes of examples.json, an object by their names."""
     name = f"nsynth-{SET.splits[split][0]}"
     folder = str(archive.find(name, f"*/{name}").relative_to(archive.folder))
-    for place, row in archive.list(f"{folder}/examples.json"):
+    for place, row in archive.list(f"{folder}/examples.json", needs=SET.columns[:-1]):
         yield place, row | {"audio": archive.recording(folder, "audio", f"{row['key']}.wav")}
 
 

@@ -30,10 +30,11 @@ SET = DataSet(
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """A row for each recording of a command: at the mouth (headset) and from afar, by all who said it."""
     folder = archive.find("**/slurp_real").relative_to(archive.folder)
-    for place, command in archive.list(f"**/{SET.splits[split][0]}.jsonl"):
+    for place, command in archive.list(f"**/{SET.splits[split][0]}.jsonl", needs=("recordings", *SET.columns[2:])):
         for recording in command["recordings"]:
-            audio = archive.recording(str(folder), recording["file"])
-            yield f"{place}:{recording['file']}", command | {"recording": recording, "audio": audio}
+            if archive.has(place, recording, "file"):
+                audio = archive.recording(str(folder), recording["file"])
+                yield f"{place}:{recording['file']}", command | {"recording": recording, "audio": audio}
 
 
 def convert(row: dict[str, Any], draw: Draw) -> Item:

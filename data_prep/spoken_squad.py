@@ -34,12 +34,17 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     spoken: dict[str, list[Path]] = {}
     for path in sorted(archive.find(f"**/{FOLDERS[split]}").glob("*.wav"), key=sentence_of):
         spoken.setdefault("_".join(path.stem.split("_")[:2]), []).append(path)
-    for a, (place, article) in enumerate(archive.list(f"**/spoken_{split}-v1.1.json", key="data")):
+    for place, article in archive.list(f"**/spoken_{split}-v1.1.json", key="data", needs=("paragraphs",)):
+        a = int(place.rpartition(":")[2]) - 1  # a bad article counts too
         for p, paragraph in enumerate(article["paragraphs"]):
-            for qa in paragraph["qas"]:
+            at = f"{place}:{p}"
+            for qa in paragraph["qas"] if archive.has(at, paragraph, "qas") else ():
+                is_whole = archive.has(at, qa, "question", "answers")
+                if not is_whole or not all(archive.has(at, answer, "text") for answer in qa["answers"]):
+                    continue
                 answers = list(dict.fromkeys(answer["text"] for answer in qa["answers"])) or [""]
                 row = {"instruction": qa["question"], "answer": answers[0], "others": answers[1:]}
-                yield f"{place}:{p}", row | {"context": spoken.get(f"{a}_{p}", [])}
+                yield at, row | {"context": spoken.get(f"{a}_{p}", [])}
 
 
 def sentence_of(path: Path) -> int:

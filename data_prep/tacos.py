@@ -15,7 +15,7 @@ from audiollm.curation.instructions import count, grounding, order
 
 SET = DataSet(
     title="TACOS: captions and sounds with their times",
-    license="cc-by-4.0",
+    license="cc-by-4.0, other",  # the captions; each recording has its own of Freesound
     tasks=("caption", "grounding", "order", "count"),
     columns=("filename", "caption", "events", "audio"),
     splits={"train": ["train"], "test": ["test"]},
@@ -23,19 +23,21 @@ SET = DataSet(
     language="en",
     citation="Primus, Schmid and Widmer, TACOS: Temporally-aligned Audio Captions for Language-Audio Pretraining, 2025",
 )
+STRONG = ("filename", "text", "onset", "offset")
 TABLES = {"train": "development_split.csv", "test": "test_split.csv"}
 
 
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The files of the split, each with what all tables say of it."""
     events: dict[str, list[list[Any]]] = {}
-    for _, row in archive.table("annotations_strong.csv", "*/annotations_strong.csv"):
+    for _, row in archive.table("annotations_strong.csv", "*/annotations_strong.csv", needs=STRONG):
         events.setdefault(row["filename"], []).append([row["text"], row["onset"], row["offset"]])
-    weak = archive.table("annotations_weak.csv", "*/annotations_weak.csv")
+    weak = archive.table("annotations_weak.csv", "*/annotations_weak.csv", needs=("filename", "caption|text"))
     captions = {row["filename"]: row.get("caption") or row.get("text") or "" for _, row in weak}  # two releases
-    about = {row["filename"]: row for _, row in archive.table("metadata.csv", "*/metadata.csv")}
+    metadata = archive.table("metadata.csv", "*/metadata.csv", needs=("filename", "freesound_id"))
+    about = {row["filename"]: row for _, row in metadata}
     sounds = str(archive.find("audio", "*/audio").relative_to(archive.folder))
-    for place, row in archive.table(TABLES[split], f"*/{TABLES[split]}"):
+    for place, row in archive.table(TABLES[split], f"*/{TABLES[split]}", needs=("filename",)):
         name = row["filename"]
         found = {
             "caption": captions.get(name, ""),

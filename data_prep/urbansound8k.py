@@ -35,7 +35,7 @@ LABELS = tuple(SIMILAR)
 def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of metadata/UrbanSound8K.csv."""
     sounds = str(archive.find("audio", "*/audio").relative_to(archive.folder))
-    for place, row in archive.table("metadata/UrbanSound8K.csv", "*/metadata/UrbanSound8K.csv"):
+    for place, row in archive.table("metadata/UrbanSound8K.csv", "*/metadata/UrbanSound8K.csv", needs=SET.columns[:-1]):
         yield place, row | {"audio": archive.recording(sounds, f"fold{row['fold']}", row["slice_file_name"])}
 
 

@@ -28,12 +28,13 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The items of */*_final.json; numbers of FreeSound and SoundBible are alike, so the folder counts too."""
     blacklist: dict[str, set[str]] = {}
     for path in archive.find_all("blacklist/*.json", "*/blacklist/*.json", "*/*/blacklist/*.json"):
+        archive.place = str(path)
         for source, names in json.loads(path.read_bytes()).items():
             blacklist.setdefault(source, set()).update(map(stem_of, names))
     stems = stems_of(archive.folder)
     for path in archive.find_all("*/*_final.json", "*/*/*_final.json", "*/*/*/*_final.json"):
         source = path.parent.name
-        for place, row in archive.list(str(path.relative_to(archive.folder)), key="data"):
+        for place, row in archive.list(str(path.relative_to(archive.folder)), key="data", needs=("id", "caption")):
             name = stem_of(row["id"])
             at = [file for file in stems.get(name, ()) if source in str(file.relative_to(archive.folder).parent)]
             listed = name in blacklist.get(source.removesuffix("_SL"), ())

@@ -1,12 +1,13 @@
 """An original archive, unpacked in a folder: its tables and lists, for a converter's `read`.
 
-What cannot be read in them is kept in `bad`, and counted with what is left out. A name in a table never leads out of
-the folder. Not here: the hub's Parquet files (origins.py), what is made of rows (running.py).
+`needs` names the columns that are read, `a|b` one of two: a table without one is refused by name; an object of a list
+without one is kept in `bad`, as is all else that cannot be read, and counted with what is left out. A name in a table
+never leads out of the folder. Not here: the hub's Parquet files (origins.py), what is made of rows (running.py).
 """
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class Archive:
     def __init__(self, folder: Path, original: str) -> None:
         self.folder, self.original = folder, original
         self.bad: list[RowError] = []
+        self.place = str(folder)
+        """Of what was given last."""
 
     def find(self, *patterns: str) -> Path:
         """The first file or folder that fits one of the patterns; ValueError says what should be there."""
@@ -50,21 +53,37 @@ class Archive:
         path = self.folder.joinpath(*map(str, parts))
         return path if path.resolve().is_relative_to(self.folder.resolve()) else None
 
+    def has(self, place: str, row: Any, *needs: str) -> bool:
+        """Whether a row is an object with all that is needed; else it is one of the bad."""
+        if not isinstance(row, Mapping):
+            self.bad.append(RowError(place, "", f"is not an object but {type(row).__name__}"))
+            return False
+        missing = lacking(needs, row)
+        if missing:
+            self.bad.append(RowError(place, ", ".join(missing), "is missing"))
+        return not missing
+
     def table(
         self,
         *patterns: str,
+        needs: Sequence[str] = (),
         encoding: str = "utf-8-sig",
         delimiter: str = ",",
         header: Sequence[str] | None = None,
         quotes: bool = True,
     ) -> Placed:
-        """The rows of a table by its header, or by the one given here where the file has none."""
+        """The rows of a table by its header, or by the one given here; ValueError names columns that it lacks."""
         path = self.find(*patterns)
         with path.open(encoding=encoding, errors="replace", newline="") as file:
             kind = csv.excel if quotes else UnquotedDialect
             reader = csv.DictReader(file, header, delimiter=delimiter, dialect=kind)
+            if missing := lacking(needs, reader.fieldnames or ()):
+                found = ", ".join(reader.fieldnames or ()) or "nothing"
+                raise ValueError(
+                    f"{path} has no column {', '.join(missing)} (it has {found}); it takes {self.original}"
+                )
             for row in reader:
-                place = f"{path}:{reader.line_num}"
+                self.place = place = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
                     self.bad.append(RowError(place, "", "has more or fewer cells than the header"))
                 else:
@@ -75,13 +94,14 @@ class Archive:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield f"{path}:{number}", line.strip()
+                    self.place = f"{path}:{number}"
+                    yield self.place, line.strip()
 
-    def list(self, *patterns: str, key: str | None = None) -> Placed:
+    def list(self, *patterns: str, key: str | None = None, needs: Sequence[str] = ()) -> Placed:
         """The objects of a JSON list, of the list under `key`, of the values of one object, or of JSON lines."""
         path = self.find(*patterns)
         if path.suffix == ".jsonl" or _is_lines(path):
-            yield from self._lines(path)
+            yield from self.json_lines(path, needs)
             return
         try:
             data = json.loads(path.read_bytes())
@@ -93,23 +113,30 @@ class Archive:
         if not isinstance(rows, list):
             raise ValueError(f"{path} holds no list{f' under {key!r}' if key else ''}; it takes {self.original}")
         for number, row in enumerate(rows, start=1):
-            if isinstance(row, Mapping):
-                yield f"{path}:{number}", dict(row)
-            else:
-                self.bad.append(RowError(f"{path}:{number}", "", f"is not an object but {type(row).__name__}"))
+            self.place = place = f"{path}:{number}"
+            if self.has(place, row, *needs):
+                yield place, dict(row)
 
-    def _lines(self, path: Path) -> Placed:
+    def json_lines(self, path: Path, needs: Sequence[str] = ()) -> Placed:
+        """The objects of a file that has one a line."""
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                try:
-                    row = json.loads(line) if line.strip() else None
-                except ValueError as error:
-                    self.bad.append(RowError(f"{path}:{number}", "", f"broken JSON ({error})"))
+                if not line.strip():
                     continue
-                if isinstance(row, Mapping):
-                    yield f"{path}:{number}", dict(row)
-                elif row is not None:
-                    self.bad.append(RowError(f"{path}:{number}", "", "is not an object"))
+                self.place = place = f"{path}:{number}"
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    self.bad.append(RowError(place, "", f"broken JSON ({error})"))
+                    continue
+                if self.has(place, row, *needs):
+                    yield place, dict(row)
+
+
+def lacking(needs: Sequence[str], found: Container[str]) -> list[str]:
+    """What is needed and not found, in words: `a|b` is either."""
+    missing = [need.split("|") for need in needs if not any(name in found for name in need.split("|"))]
+    return [" or ".join(map(repr, names)) for names in missing]
 
 
 def _is_lines(path: Path) -> bool:

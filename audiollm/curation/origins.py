@@ -1,12 +1,14 @@
 """Where the rows of a data set come from: Parquet files of the hub or on disk, or an original archive.
 
 Both come as chunks, which workers convert one by one, and machines by turns (`--shard i/n`). What a chunk holds depends
-on the source and on `rows_a_chunk` alone, so that what was converted before a stop is right after it.
+on the source (rows, and sizes of recordings) and on `rows_a_chunk` alone, so that what was converted before a stop is
+right after it; running.py refuses to go on where recordings have changed since.
 """
 
 import glob
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -146,10 +148,10 @@ class ArchiveOrigin:
         self.limit, self.rows_a_chunk = limit, rows_a_chunk
 
     def chunks(self) -> Iterator[Chunk]:
-        """Equal numbers of rows; rows that are gathered are one."""
+        """Equal numbers of rows, or fewer where their recordings are large; rows that are gathered are one."""
         placed = islice(self._placed(), self.limit)
         number = 0
-        for index, rows in enumerate(iter(lambda: list(islice(placed, self.rows_a_chunk)), [])):
+        for index, rows in enumerate(cut(placed, self.rows_a_chunk)):
             if not index:
                 check_columns(self.archive.folder, self.dataset, rows[0][1], self.name)
             yield Chunk(self.split, index, number, rows=rows)
@@ -160,10 +162,40 @@ class ArchiveOrigin:
         return self.archive.bad
 
     def _placed(self) -> Iterator[Placed]:
+        """What `read` gives; ValueError says where it stopped, and at what."""
         placed = self.read(self.archive, self.split)
-        if not self.dataset.group_by:
-            return placed
-        return gathered(placed, self.dataset)
+        try:
+            yield from gathered(placed, self.dataset) if self.dataset.group_by else placed
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            told = f"has no {error}" if isinstance(error, KeyError) else str(error)
+            if isinstance(error, ValueError) and str(self.archive.folder) in told:
+                raise  # one of ours, which names its file
+            takes = f"it takes {self.dataset.original}"
+            raise ValueError(f"{self.archive.place}: is not as {self.name} has it ({told}); {takes}") from error
+
+
+def cut(placed: Iterator[Placed], most: int) -> Iterator[list[Placed]]:
+    """Runs of rows: `most` of them, or as many as reach CHUNK_BYTES with the recordings that they name."""
+    rows: list[Placed] = []
+    size = 0
+    for place, row in placed:
+        rows.append((place, row))
+        size += bytes_of(row)
+        if len(rows) == most or size >= CHUNK_BYTES:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def bytes_of(row: Mapping[str, Any]) -> int:
+    """The size of the recordings of a row, in bytes; 0 for one that is not there, or that `convert` looks for."""
+    several = (value if isinstance(value, list) else [value] for value in row.values())
+    total = 0
+    for path in (one for values in several for one in values if isinstance(one, Path)):
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
 
 
 def gathered(placed: Iterator[Placed], dataset: DataSet) -> Iterator[Placed]:
@@ -219,6 +251,8 @@ class ParquetOrigin:
             try:
                 found += part.files()
             except RowError as error:
+                if "does not lie in Parquet files" in error.cause and self.dataset.original:
+                    raise ValueError(in_files(part.name, self.dataset)) from None
                 if "has no split" not in error.cause:
                     raise
                 lacking = error
@@ -321,6 +355,14 @@ def check_columns(source: Any, dataset: DataSet, found: Mapping[str, Any] | Sequ
 
 def _may_be_of_the_hub(source: str) -> bool:
     return source.startswith(PREFIX) or (source.count("/") == 1 and not source.startswith((".", "/", "~")))
+
+
+def in_files(name: str, dataset: DataSet) -> str:
+    """What to do about a repository of the hub that holds the original archive."""
+    return (
+        f"{name} does not lie in Parquet files; `hf download {name} --repo-type dataset --local-dir DIR`, unpack what "
+        f"is packed in DIR, and give --source DIR: it takes {dataset.original}"
+    )
 
 
 def _where(dataset: DataSet) -> str:

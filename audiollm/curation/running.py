@@ -89,13 +89,14 @@ class Figures:
     """What a chunk gave."""
 
     read: int = 0
+    first: int = 0  # the number of its first row in the split
     written: Counter[str] = field(default_factory=Counter)  # split -> rows
     dropped: list[tuple[str, str, str]] = field(default_factory=list)  # place, reason, detail
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
         unfinished = path.with_name(path.name + ".tmp")
-        content = {"read": self.read, "written": self.written, "dropped": self.dropped}
+        content = {"read": self.read, "first": self.first, "written": self.written, "dropped": self.dropped}
         unfinished.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         unfinished.replace(path)
 
@@ -103,7 +104,8 @@ class Figures:
 def load_figures(path: Path) -> Figures:
     """What `save` wrote."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    return Figures(content["read"], Counter(content["written"]), [tuple(drop) for drop in content["dropped"]])
+    dropped = [tuple(drop) for drop in content["dropped"]]
+    return Figures(content["read"], content.get("first", -1), Counter(content["written"]), dropped)
 
 
 def find(spec: str) -> Any:
@@ -165,7 +167,7 @@ def run(
         for chunk in islice(chunks, mine - 1, None, of)
     )
     convert_all(jobs, num_proc, called(converter))
-    lines = Figures(len(bad), Counter(), [(error.origin, NOT_A_ROW, error.cause) for error in bad])
+    lines = Figures(len(bad), dropped=[(error.origin, NOT_A_ROW, detail_of(error)) for error in bad])
     return joined(out, parts, lines, "" if of == 1 else f"-{mine:05d}-of-{of:05d}")
 
 
@@ -179,7 +181,7 @@ def mode_of(audio: Literal["auto", "paths", "embed", "flac"], chunk: Chunk, opti
     """As asked for; else sound in Parquet stays there, and recordings stay where they are."""
     if audio != "auto":
         return audio
-    return "embed" if chunk.rows is None and "recordings" not in options else "paths"
+    return "embed" if chunk.rows is None and options.get("recordings") is None else "paths"
 
 
 def chunks_of(
@@ -270,8 +272,8 @@ def convert_chunk(job: Job) -> int:
     """Convert one chunk in whichever process, unless that was done; the number of rows of the source."""
     told = job.parts / f"{job.chunk.number:05d}.json"
     if told.is_file():
-        return load_figures(told).read
-    figures = Figures()
+        return rows_done(told, job.chunk)
+    figures = Figures(first=job.chunk.first)
     written: dict[str, JsonlPart | ParquetPart] = {}
     for number, place, raw in rows_of(job.chunk, find(job.converter).SET):
         figures.read += 1
@@ -282,7 +284,7 @@ def convert_chunk(job: Job) -> int:
         except AudioError as error:
             figures.dropped.append((place, BROKEN, str(error)))
         except RowError as error:
-            figures.dropped.append((place, NOT_A_ROW, f"{error.field}: {error.cause}"))
+            figures.dropped.append((place, NOT_A_ROW, detail_of(error)))
         else:
             split = rows[0].split or job.chunk.split
             if split not in written:
@@ -296,6 +298,22 @@ def convert_chunk(job: Job) -> int:
     return figures.read
 
 
+def rows_done(told: Path, chunk: Chunk) -> int:
+    """How many rows a chunk has that is done; ValueError if it held others, as recordings had other sizes then."""
+    done = load_figures(told)
+    if done.first != chunk.first or (chunk.rows is not None and done.read != len(chunk.rows)):
+        raise ValueError(
+            f"{told} was made of {done.read} rows from {done.first} on, and holds others now: recordings were changed, "
+            f"added or removed since; remove {told.parent}, and give the command again"
+        )
+    return done.read
+
+
+def detail_of(error: RowError) -> str:
+    """Which field of a row is wrong, where that is known, and how."""
+    return ": ".join(filter(None, (error.field, error.cause)))
+
+
 def rows_about(job: Job, number: int, place: str, raw: dict[str, Any]) -> list[Row]:
     """The rows about one recording; Dropped, AudioError or RowError where there are none."""
     converter = find(job.converter)
@@ -306,6 +324,8 @@ def rows_about(job: Job, number: int, place: str, raw: dict[str, Any]) -> list[R
     except TROUBLE as error:
         if isinstance(error, RowError | AudioError):
             raise
+        if isinstance(error, KeyError) and error.args[0] in {*dataset.columns} - raw.keys():
+            raise RowError(place, str(error), "is missing") from error
         raise RowError(place, "", f"{type(error).__name__}: {error}") from error
     asks = [ask for ask in item.asks if ask.answer.strip()]
     if not asks:

@@ -34,13 +34,18 @@ def vocalsound(folder: Path, rows: list[dict[str, Any]]) -> None:
 @archived
 def clotho_aqa(folder: Path, rows: list[dict[str, Any]]) -> None:
     folder.mkdir(parents=True)
+    given = [
+        {"file_name": row["audio"]["path"], "QuestionText": row["question"], "answer": answer, "confidence": sure}
+        for row in rows
+        for answer, sure in ((row["answer"], "yes"), ("nothing", "no"), (row["answer"].title(), "Yes"))
+    ]
     for split in ("train", "val", "test"):
         with (folder / f"clotho_aqa_{split}.csv").open("w", encoding="latin-1", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+            writer = csv.DictWriter(file, list(given[0]))
             writer.writeheader()
-            writer.writerows(rows)
-    for number, name in enumerate(dict.fromkeys(row["file_name"] for row in rows)):
-        write_sound(folder / "audio_files" / name, number)
+            writer.writerows(given)
+    for number, row in enumerate(rows):
+        write_sound(folder / "audio_files" / row["audio"]["path"], number)
 
 
 @archived

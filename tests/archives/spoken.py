@@ -73,6 +73,7 @@ def named(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {}
 
 
+sounds("clotho_aqa")(named)
 sounds("crema_d")(named)
 sounds("ravdess")(named)
 

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from converters import ARCHIVES, examples, write_csv, write_sound
+from converters import ARCHIVES, SOUNDS, examples, write_csv, write_parquet, write_sound
 from test_converters import converted, disk_form, words
 
 from audiollm.curation.dataset import Draw, Dropped
@@ -18,6 +18,8 @@ from audiollm.curation.instructions import (
     words_of,
     yes_and_no,
 )
+from audiollm.curation.origins import ParquetOrigin
+from audiollm.data.hub import HubDataset
 from audiollm.resources import import_converter
 
 LABELS = [f"sound{number:02}" for number in range(40)]
@@ -227,7 +229,7 @@ def test_a_name_of_another_form_is_no_speaker():
 
 def agreed(*answers: tuple[str, str]) -> str:
     """What is made of three people's answers."""
-    row = {"file_name": "a.wav", "QuestionText": " Is it raining? ", "answer": list(answers), "audio": b""}
+    row = {"question": " Is it raining? ", "answer": list(answers), "audio": "a.wav"}
     (ask,) = import_converter("clotho_aqa").convert(row, Draw(0, "x")).asks
     assert ask.task == "aqa" and ask.question == "Is it raining?"
     return ask.answer
@@ -264,6 +266,21 @@ def test_the_answers_to_one_question_are_one_row_and_names_are_read_as_latin_1(t
     ]
 
 
+def test_the_copy_of_clotho_aqa_on_the_hub_has_splits_of_its_own_names(tmp_path):
+    converter = import_converter("clotho_aqa")
+    rows = examples(converter)
+    SOUNDS["clotho_aqa"](tmp_path, rows)
+    for ours, name in (("validation", "clotho_aqa_val_filtered"), ("test", "clotho_aqa_test_filtered")):
+        write_parquet(tmp_path / ours, converter, rows)
+        [file] = (tmp_path / ours / "data").glob("train-*")
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        file.rename(tmp_path / "hub" / file.name.replace("train", name))
+    rows = converted("clotho_aqa", tmp_path / "hub", tmp_path / "out", audio="flac")
+    assert [(row.split, row.target) for row in rows] == [
+        ("test", "yes"), ("test", "dog"), ("validation", "yes"), ("validation", "dog")
+    ]  # fmt: skip
+
+
 # ---- audiomcq
 
 
@@ -277,8 +294,20 @@ def test_both_namings_of_audiomcq_and_answers_by_number_give_the_same():
     choices = ["1", "2 ", "3", "4"]
     one = mcq(question="How many?", choices=choices, answer="2")
     assert one == mcq(question_text="How many?", multi_choice=choices, answer=1)
-    assert one.task == "mcq" and one.answer == "2" and one.choices == ("1", "2", "3", "4")
+    assert one.task == "mcq" and one.answer == "2" and sorted(one.choices) == ["1", "2", "3", "4"]
     assert "How many?" in one.question
+
+
+def test_the_right_choice_of_audiomcq_stands_at_every_place_equally_often():
+    row = {"audio": b"", "audio_path": "a.wav", "question": "?", "choices": ["a gong", "a lyre", "a tuba", "a zither"]}
+    row["answer"] = "a lyre"
+    convert = import_converter("audiomcq").convert
+    asks = [ask for draw in draws(400) for ask in convert(row, draw).asks]
+    places = Counter(ask.choices.index(ask.answer) for ask in asks)
+    # 100 expected; 30 are 3.5 standard deviations of a fair draw
+    assert all(70 <= places[place] <= 130 for place in range(4))
+    assert all(sorted(ask.choices, key=ask.question.rindex) == list(ask.choices) for ask in asks)
+    assert convert(row, Draw(0, "x", 7)) == convert(row, Draw(0, "x", 7))
 
 
 @pytest.mark.parametrize("answer", ["5", "", 4, -1, None, "same"])
@@ -293,6 +322,15 @@ def test_questions_about_one_recording_name_it_and_not_themselves():
         Draw(0, "x"),
     )
     assert item.source_id == "audios/a.wav"
+
+
+def test_a_repository_of_files_says_how_to_get_them(tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"audio_path": "a.wav", "question": "?", "choices": ["x"], "answer": "x"}')
+    parts = [HubDataset(f"hf://datasets/{tmp_path}", None, "train", None, True)]
+    origin = ParquetOrigin("audiomcq", import_converter("audiomcq").SET, parts, "train", None)
+    with pytest.raises(ValueError, match=r"does not lie in Parquet files; `hf download .* --source DIR: .*") as error:
+        origin.files()
+    assert "\n" not in str(error.value) and "stream" not in str(error.value)
 
 
 # ---- tacos

@@ -1,13 +1,17 @@
 """What is special about each data set of music."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from archives.music import without_sound
-from converters import SOUNDS, examples, write_csv, write_json, write_sound
-from test_converters import disk_form, hub_form
+from converters import ARCHIVES, RATE, SOUNDS, examples, tone, write_csv, write_json, write_sound
+from pyarrow import parquet
+from test_converters import converted, disk_form, hub_form
 
+from audiollm.audio import encode
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import Draw, Dropped, Item
 from audiollm.resources import import_converter
@@ -59,6 +63,23 @@ def test_a_video_that_nobody_downloaded_is_left_out(tmp_path):
     option = recordings("musiccaps", tmp_path)
     with pytest.raises(Dropped, match="not there"):
         item_of("musiccaps", 0, {"ytid": "gone_video1"}, **option)
+
+
+def test_a_copy_of_musiccaps_that_brings_the_recordings_needs_no_others(tmp_path):
+    sound = {"bytes": encode(tone(1), RATE), "path": "1.wav"}
+    row = {"audio": sound, "caption": "A fast beat.", "youtube_id": "h_Ij3kLmNo4", "start_time": 0, "end_time": 10}
+    parquet.write_table(pyarrow.Table.from_pylist([row | {"aspect_list": "['techno']"}]), tmp_path / "train.parquet")
+    made = converted("musiccaps", tmp_path, tmp_path / "out")
+    assert [(row.target, row.source_id, row.split) for row in made] == [
+        ("A fast beat.", "h_Ij3kLmNo4", "train"), ("techno", "h_Ij3kLmNo4", "train"),
+    ]  # fmt: skip
+    assert all(len(row.clips[0].load(RATE)) == RATE for row in made)
+
+
+def test_musiccaps_without_recordings_says_where_to_give_them(tmp_path):
+    ARCHIVES["musiccaps"](tmp_path / "in", examples(import_converter("musiccaps")))
+    with pytest.raises(ValueError, match="no recording in the source; give recordings=FOLDER"):
+        converted("musiccaps", tmp_path / "in", tmp_path / "out")
 
 
 # LP-MusicCaps
@@ -120,7 +141,8 @@ def test_changed_copies_of_a_clip_go_by_the_id_of_its_video():
 
 def test_a_broken_json_line_costs_one_row(tmp_path):
     (tmp_path / "datashare").mkdir()
-    (tmp_path / "MusicBench_train.json").write_text('{"location": "data/a.wav"}\n{"location": \n')
+    row = json.dumps(without_sound(examples(import_converter("musicbench"))[0]))
+    (tmp_path / "MusicBench_train.json").write_text(f'{row}\n{{"location": \n')
     archive = Archive(tmp_path, "")
     assert len(list(import_converter("musicbench").read(archive, "train"))) == 1
     assert len(archive.bad) == 1
@@ -233,9 +255,17 @@ def test_a_piece_is_in_the_same_part_by_its_number_wherever_it_lies():
     assert gtzan_item("blues.00050.wav", test_from=50).split == "test"
 
 
-def test_a_piece_without_a_number_is_in_no_part():
-    with pytest.raises(Dropped, match="no number"):
-        gtzan_item(None)
+def test_a_piece_without_a_name_has_its_label_and_stays_where_the_source_has_it():
+    item = gtzan_item(None)
+    assert (item.asks[0].answer, item.split) == ("blues", None) and item.source_id
+
+
+def test_a_piece_without_a_label_has_the_genre_of_its_name_and_without_both_none():
+    item = item_of("gtzan", 0, {"label": None, "audio": {"bytes": b"", "path": "hiphop.00081.wav"}})
+    assert (item.asks[0].answer, item.source_id, item.split) == ("hip-hop", "hiphop.00081", "test")
+    for path in (None, "00081.wav"):
+        with pytest.raises(Dropped, match="neither its label nor its name"):
+            item_of("gtzan", 0, {"label": None, "audio": {"bytes": b"", "path": path}})
 
 
 def test_a_genre_is_written_as_people_write_it():
@@ -243,7 +273,7 @@ def test_a_genre_is_written_as_people_write_it():
 
 
 def test_a_piece_of_gtzan_whose_label_is_a_bare_number_is_left_out():
-    with pytest.raises(Dropped, match="none of the ten"):
+    with pytest.raises(Dropped, match="one of the ten"):
         item_of("gtzan", 0, {"label": 3, "audio": "disco.00001.wav"})
 
 

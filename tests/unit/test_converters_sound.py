@@ -13,6 +13,7 @@ from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import Draw, Dropped
 from audiollm.curation.families import COMMON, FAMILIES, deniable
 from audiollm.curation.prepare import prepare
+from audiollm.data.licences import allows
 from audiollm.data.sources import load_rows
 from audiollm.resources import import_converter
 
@@ -284,6 +285,11 @@ def test_a_clip_of_fsd50k_has_the_licence_of_its_uploader(tmp_path):
     license_of = import_converter("fsd50k").license_of
     assert license_of("http://creativecommons.org/publicdomain/zero/1.0/") == "cc0-1.0"
     assert license_of("") is None
+
+
+def test_clips_of_fsd50k_whose_licence_nothing_tells_are_not_let_in_for_commerce(tmp_path):
+    made = disk_form("fsd50k", tmp_path, tmp_path / "out")  # without FSD50K.metadata
+    assert {row.license for row in made} == {"other"} and not allows("other", "commercial")
 
 
 def test_a_label_of_vggsound_with_commas_is_one_label_and_the_first_line_is_a_row(tmp_path):

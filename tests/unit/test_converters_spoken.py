@@ -247,6 +247,21 @@ def test_no_actor_is_both_in_training_and_in_the_test(name, clip, actors):
     assert made(name, {"audio": Path(clip.format(middle))}, first_test_actor=middle).split == "test"
 
 
+@pytest.mark.parametrize(
+    ("label", "emotion"), [("Anger", "anger"), ("happiness", "happy"), ("SAD", "sad"), ("Fearful", "fear")]
+)
+def test_a_clip_of_crema_d_without_a_name_has_its_label_and_stays_where_the_source_has_it(label, emotion):
+    for path in (None, "file_7.wav"):
+        item = made("crema_d", {"audio": {"bytes": b"", "path": path}, "label": label})
+        assert (answers(item, "emotion"), item.split) == ([emotion], None) and item.source_id
+
+
+@pytest.mark.parametrize("row", [{}, {"label": None}, {"label": "calm"}, {"label": 3}])
+def test_a_clip_of_crema_d_of_which_nothing_tells_the_emotion_is_left_out(row):
+    with pytest.raises(Dropped, match="neither its name nor its label"):
+        made("crema_d", {"audio": {"bytes": b"", "path": None}, **row})
+
+
 def test_the_held_out_actors_of_ravdess_are_men_and_women():
     items = [made("ravdess", {"audio": Path(f"03-01-04-01-01-02-{actor:02d}.wav")}) for actor in range(1, 25)]
     assert {answers(item, "gender")[0] for item in items if item.split == "test"} == {"male", "female"}
@@ -276,13 +291,12 @@ def test_actors_of_ravdess_with_odd_numbers_are_men(actor, gender):
     assert item.transcript == "Dogs are sitting by the door."
 
 
-@pytest.mark.parametrize("name", ["crema_d", "ravdess"])
 @pytest.mark.parametrize(
     "audio", [{"bytes": b"RIFF", "path": None}, Path("me_DFA_ANG_XX.wav"), {"bytes": b"", "path": "7.wav"}]
 )
-def test_a_clip_that_does_not_say_who_speaks_is_left_out_rather_than_put_into_either_split(name, audio):
+def test_a_clip_of_ravdess_that_does_not_say_who_speaks_is_left_out_rather_than_put_into_either_split(audio):
     with pytest.raises(Dropped, match="no actor"):
-        made(name, {"audio": audio})
+        made("ravdess", {"audio": audio})
 
 
 def test_the_file_of_a_row_of_ravdess_tells_what_its_audio_does_not():

@@ -225,6 +225,42 @@ def test_embedded_sound_is_stored_once_a_recording(archive, tmp_path):
     assert all(len(row.clips[0].load(RATE)) == RATE for row in rows)
 
 
+def test_chunks_of_an_archive_are_cut_where_their_recordings_are_large(archive, tmp_path, whole, monkeypatch):
+    size = (archive / "audio" / "0.wav").stat().st_size
+    monkeypatch.setattr(origins, "CHUNK_BYTES", 2.5 * size)
+    prepare("esc50", tmp_path / "out", {"source": str(archive), "audio": "embed"})
+    shards = [[row.source_id for row in load_rows(str(path))] for path in sorted((tmp_path / "out").glob("*.parquet"))]
+    assert max(len(set(names)) for names in shards) <= 3 and len(shards) >= 9
+    prepare("esc50", tmp_path / "paths", {"source": str(archive)})
+    assert made(tmp_path / "paths") == whole
+    for shard in ("1/2", "2/2"):
+        prepare("esc50", tmp_path / "shared", {"source": str(archive), "shard": shard})
+    shared = load_rows([str(tmp_path / "shared" / f"{split}-*.jsonl") for split in ("test", "train")])
+    alone = load_rows([str(tmp_path / "paths" / f"{split}.jsonl") for split in ("test", "train")])
+    assert sorted(row.id for row in shared) == sorted(row.id for row in alone)
+
+
+def test_what_was_begun_is_not_gone_on_with_where_other_recordings_cut_other_chunks(tmp_path, monkeypatch):
+    archive = esc(tmp_path / "esc", 12)
+    gone = [archive / "audio" / f"{n}.wav" for n in (0, 1)]
+    size = gone[0].stat().st_size
+    monkeypatch.setattr(origins, "CHUNK_BYTES", 2.5 * size)
+    for path in gone:
+        path.rename(path.with_suffix(".away"))
+    convert = running.rows_about
+    monkeypatch.setattr(running, "rows_about", lambda job, n, *rest: convert(job, n, *rest) if n < 9 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare("esc50", tmp_path / "out", {"source": str(archive)})
+    monkeypatch.setattr(running, "rows_about", convert)
+    for path in gone:
+        path.with_suffix(".away").rename(path)
+    with pytest.raises(
+        ValueError, match=r"00000\.json was made of 4 rows from 0 on.*; remove .*parts, and give"
+    ) as error:
+        prepare("esc50", tmp_path / "out", {"source": str(archive)})
+    assert "\n" not in str(error.value)
+
+
 def test_a_limit_takes_the_first_rows_of_each_split_and_other_phrasings_ask_otherwise(archive, tmp_path):
     for name, options in (("few", {"limit": 7}), ("held_out", {"limit": 7, "phrasings": "held_out"})):
         prepare("esc50", tmp_path / name, {"source": str(archive), **options})
@@ -370,8 +406,10 @@ def test_a_recording_that_leads_out_of_the_folder_is_named_as_written(tmp_path):
     write_csv(source / "train.csv", [{"clip": name, "label": "dog"} for name in names])
     prepare(MAPPED, tmp_path / "out", {"source": str(source)})
     dropped = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
-    assert [line["detail"].split(" ")[0] for line in dropped] == [str(outside), "link.wav", "is"]
-    assert "leads out of" in dropped[0]["detail"] and dropped[2]["detail"].startswith("is empty")
+    assert [line["detail"].split(" ")[:2] for line in dropped] == [
+        ["clip:", str(outside)], ["clip:", "link.wav"], ["clip:", "is"]
+    ]  # fmt: skip
+    assert "leads out of" in dropped[0]["detail"] and dropped[2]["detail"].startswith("clip: is empty")
 
 
 def test_a_mapping_that_is_no_yaml_is_told_with_its_line(tmp_path):
