@@ -24,7 +24,7 @@ class TokenizerAlone(PromptWriter):
         if AUDIO_TOKEN not in tokenizer.get_vocab():
             tokenizer.add_tokens([AddedToken(AUDIO_TOKEN, special=True, normalized=False)], special_tokens=True)
         self.tokenizer = tokenizer
-        self.chat_template = tokenizer.chat_template  # type: ignore[assignment]
+        self.chat_template = tokenizer.chat_template
         self.chat_template_kwargs: dict[str, Any] = {}
         self.system_prompt = None
 
