@@ -265,7 +265,11 @@ def inspect(
     sound: Annotated[str, typer.Option(metavar="N", help="Recordings to decode, drawn by lot; or all.")] = "1000",
     window: Annotated[float, typer.Option(min=0, help="Seconds that the encoder hears at once.")] = 30.0,
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="CHECKPOINT", help="Count its tokens; words if not said.")
+        str | None,
+        typer.Option(metavar="CHECKPOINT", help="Or a tokenizer: count its tokens, show rows in its chat template."),
+    ] = None,
+    supervise: Annotated[
+        str | None, typer.Option(metavar="last|all", help="Answers marked in it, as in a recipe's `data`; the last.")
     ] = None,
     num_proc: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn by lot.")] = 0,
@@ -276,14 +280,17 @@ def inspect(
 ) -> None:
     """Show what rows hold before a model is trained on them: figures here, a page with sound in a file."""
     from audiollm.curation.inspecting import inspect_rows, parse_sound
+    from audiollm.curation.reading import read_rows, reader_of
     from audiollm.report.figures import counted
     from audiollm.report.inspection import print_inspection, write_inspection
 
+    reader = reader_of(tokenizer, supervise)
     found, examples = inspect_rows(
         rows, format=from_, tokenizer=tokenizer, window_s=window, sound=parse_sound(sound), num_proc=num_proc,
         seed=seed,
     )  # fmt: skip
-    page = write_inspection(out, found, examples)
+    found, readings = read_rows(found, examples, reader)
+    page = write_inspection(out, found, examples, readings)
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
     else:

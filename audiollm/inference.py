@@ -30,7 +30,8 @@ from audiollm.models.locate import CheckpointError, damaged_file, resolve_checkp
 from audiollm.models.modeling import AudioLLMForConditionalGeneration
 from audiollm.models.native.loading import is_native, load_native
 from audiollm.models.parts import Built
-from audiollm.models.processing import AudioLLMProcessor
+from audiollm.models.processing import AudioLLMProcessor, PromptWriter
+from audiollm.models.prompts import TokenizerAlone, load_prompts
 from audiollm.models.varlen import leave_cudnn_out
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,10 @@ __all__ = [
     "CheckpointError",
     "Listener",
     "Prompt",
+    "PromptWriter",
+    "TokenizerAlone",
     "load",
+    "load_prompts",
     "pick_device",
     "pick_dtype",
     "resolve_checkpoint",

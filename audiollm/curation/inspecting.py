@@ -2,7 +2,7 @@
 
 No row is kept but those drawn to be shown. What grows with the rows are numbers: 16 bytes for each distinct recording
 in each table, distinct answer, distinct question and pair of both. Not here: how figures are shown
-(report/inspection.py), what makes a row wrong (conversation.py).
+(report/inspection.py), how a model gets them (reading.py), what makes a row wrong (conversation.py).
 """
 
 import hashlib
@@ -79,11 +79,12 @@ def inspect_rows(
 ) -> tuple[Inspection, list[Row]]:
     """The figures about rows, and some of the rows drawn by lot; ValueError where there is no row.
 
-    tokenizer: folder of a checkpoint, or a name on the hub, whose tokens are counted; words if not said. window_s:
-    seconds that the encoder hears at once. sound: how many recordings are decoded, all of them for None. Which ones is
-    drawn by lot, each with the same chance; so are the `examples`, with the same `seed`.
+    tokenizer: a checkpoint or run, or a tokenizer alone, whose tokens are counted; words if not said. window_s: seconds
+    that the encoder hears at once. sound: how many recordings are decoded, all of them for None. Which ones is drawn by
+    lot, each with the same chance; so are the `examples`, with the same `seed`.
     """
     unit, count = ("words", count_words) if tokenizer is None else (f"tokens of {tokenizer}", count_tokens(tokenizer))
+    name = str(source) if isinstance(source, str | os.PathLike) else "rows in memory"
     with tempfile.TemporaryDirectory(prefix="audiollm-inspect-") as folder:
         counts = Counts(count, window_s, Sample(sound, seed, Path(folder)), Reservoir(examples, seed))
         for opened in open_source(source):
@@ -94,9 +95,9 @@ def inspect_rows(
                     counts.refuse(row)
         if not counts.rows:
             first = f"; {counts.bad_rows.count:,} could not be read, the first: {counts.first_error}"
-            raise ValueError(f"{source}: there is no row to inspect{first if counts.bad_rows.count else ''}")
+            raise ValueError(f"{name}: there is no row to inspect{first if counts.bad_rows.count else ''}")
         counts.hear(num_proc)
-    return counts.figures(str(source), unit), counts.shown.rows
+    return counts.figures(name, unit), counts.shown.rows
 
 
 def parse_sound(text: str) -> int | None:
@@ -115,13 +116,9 @@ def count_words(text: str) -> int:
 
 def count_tokens(name: str) -> Count:
     """Counts by the tokenizer of a checkpoint, without the tokens of its chat template."""
-    from transformers import AutoTokenizer
+    from audiollm.inference import load_prompts
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"tokenizer={name} has no tokenizer that can be read ({cause}); give a checkpoint") from None
+    tokenizer = load_prompts(name).tokenizer
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

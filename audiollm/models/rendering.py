@@ -14,7 +14,8 @@ import datetime
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -44,6 +45,16 @@ class Rendered:
     input_ids: list[int]
     supervised: list[bool]
     num_clips: int
+
+
+class Piece(NamedTuple):
+    """A stretch of a rendered sequence, as people read it."""
+
+    text: str
+    """The tokens in words; of a run of audio tokens, one."""
+    kind: Literal["text", "control", "audio"]
+    supervised: bool
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +139,32 @@ class Renderer:
             supervised = supervised + [False] * (len(prompt) - len(supervised)) + [True] * len(answer)
             sequences.append(Rendered(prompt + answer, supervised, num_clips))
         return sequences
+
+    def pieces(self, input_ids: Sequence[int], supervised: Sequence[bool]) -> list[Piece]:
+        """A sequence in words: each control token, each run of audio tokens, and the text between them."""
+        vocabulary = self.tokenizer.get_vocab()
+        control = {vocabulary[name] for name in self.control.names}
+
+        def kind_of(place: int) -> tuple[Literal["text", "control", "audio"], bool, int]:
+            if input_ids[place] == self.audio_token_id:
+                return "audio", supervised[place], 0
+            return (
+                ("control", supervised[place], place) if input_ids[place] in control else ("text", supervised[place], 0)
+            )
+
+        pieces = []
+        for (kind, is_supervised, _), places in groupby(range(len(input_ids)), kind_of):
+            ids = [input_ids[place] for place in places]
+            pieces.append(Piece(self._decoded(ids[:1] if kind == "audio" else ids), kind, is_supervised, len(ids)))
+        return pieces
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        """Ids in words as they stand within a sequence: at its beginning some decoders take a space away."""
+        before, whole = (
+            self.tokenizer.decode(read, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            for read in ([self.audio_token_id], [self.audio_token_id, *ids])
+        )
+        return str(whole)[len(before) :]
 
     def turn(self, **template_kwargs: Any) -> Turn:
         """What the template writes around an answer, read off a conversation with a known one."""

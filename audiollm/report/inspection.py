@@ -1,17 +1,19 @@
 """What rows hold, before a model is trained on them: the figures, a page in one file, tables for the terminal.
 
-Not here: how the figures are counted (curation/inspecting.py), scores of a model (html.py, table.py).
+Not here: how the figures are counted (curation/inspecting.py), how rows are rendered (curation/reading.py), scores of a
+model (html.py, table.py).
 Shapes: L samples.
 """
 
 import base64
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from itertools import groupby, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -34,6 +36,8 @@ SOUND_BYTES = 11 * 2**20
 """Players and pictures of a page; what comes when it is full is shown without, so that the page stays below 15 MB."""
 TEXT_CHARACTERS = 4000
 """Longer messages are shown by their beginning."""
+RENDERED_CHARACTERS = 20_000
+"""A longer rendered sequence is shown by its beginning."""
 PAGE_GROUPS = 50
 """Groups and listed problems of each table of the page; the JSON has all that were kept."""
 TERMINAL_GROUPS = 10
@@ -160,16 +164,65 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
+# --- rows as a model gets them ----------------------------------------------------------------------------------------
+
+
+class Piece(Protocol):
+    """A stretch of a rendered sequence: words, a control token, or a run of audio tokens (its text is one of them)."""
+
+    @property
+    def text(self) -> str:
+        """The tokens in words."""
+
+    @property
+    def kind(self) -> str:
+        """text, control or audio."""
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the model learns to write it."""
+
+    @property
+    def tokens(self) -> int:
+        """How many they are."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A row as training renders it, usually one sequence, none where nothing of it is learned; or why it cannot be."""
+
+    sequences: tuple[Sequence[Piece], ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The rows of a page as a model gets them."""
+
+    name: str
+    """The checkpoint or the tokenizer."""
+    supervise: str
+    """Which answers are learned: last or all."""
+    knows_audio: bool
+    """Whether it is known how many tokens a clip takes."""
+    rows: tuple[Reading, ...]
+
+
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def write_inspection(path: str | os.PathLike[str], found: Inspection, examples: Sequence[Row]) -> Path:
+def write_inspection(
+    path: str | os.PathLike[str], found: Inspection, examples: Sequence[Row], readings: Readings | None = None
+) -> Path:
     """Write the page; one that is already there is replaced when the new one is complete."""
-    return write_page(path, render_inspection(found, examples))
+    return write_page(path, render_inspection(found, examples, readings))
 
 
-def render_inspection(found: Inspection, examples: Sequence[Row]) -> str:
-    """The page as text. All text of rows is escaped, and the page runs no script but its own."""
+def render_inspection(found: Inspection, examples: Sequence[Row], readings: Readings | None = None) -> str:
+    """The page as text; `readings` are those of the examples, in their order.
+
+    All text of rows is escaped, and the page runs no script but its own.
+    """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -184,7 +237,8 @@ def render_inspection(found: Inspection, examples: Sequence[Row]) -> str:
         found=found,
         shares=shares(found),
         limit=PAGE_GROUPS,
-        examples=_example_views(examples),
+        examples=_example_views(examples, readings),
+        readings=readings,
         created=datetime.now().astimezone(),
         style=Markup("\n".join(styles)),
         script=Markup(script),
@@ -210,10 +264,11 @@ def bars(histogram: Histogram) -> list[dict[str, Any]]:
     ]
 
 
-def _example_views(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _example_views(rows: Sequence[Row], readings: Readings | None) -> list[dict[str, Any]]:
     views: list[dict[str, Any]] = []
     left = SOUND_BYTES
-    for row in rows:
+    read: Iterable[Reading | None] = repeat(None, len(rows)) if readings is None else readings.rows
+    for row, reading in zip(rows, read, strict=True):
         clips: list[dict[str, Any]] = []
         for clip in row.clips:
             view = clip_view(clip, PLAYER_SECONDS / len(row.clips))
@@ -230,9 +285,28 @@ def _example_views(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "about": " · ".join(filter(None, about)),
                 "clips": clips,
                 "messages": [_message_view(message) for message in row.messages],
+                "refused": reading and reading.error,
+                "sequences": [_sequence_view(pieces) for pieces in reading.sequences] if reading else [],
             }
         )
     return views
+
+
+def _sequence_view(pieces: Sequence[Piece]) -> dict[str, Any]:
+    """Runs of pieces that are supervised, or not, and how much of the text does not fit."""
+    runs: list[dict[str, Any]] = []
+    left_out, left = 0, RENDERED_CHARACTERS
+    for supervised, together in groupby(pieces, lambda piece: piece.supervised):
+        shown = []
+        for piece in together:
+            text = piece.text[:left]
+            left, left_out = left - len(text), left_out + len(piece.text) - len(text)
+            if text:
+                shown.append({"text": text, "kind": piece.kind, "tokens": piece.tokens})
+        if shown:
+            runs.append({"supervised": supervised, "pieces": shown})
+    learned = sum(piece.tokens for piece in pieces if piece.supervised)
+    return {"runs": runs, "left_out": left_out, "tokens": sum(piece.tokens for piece in pieces), "learned": learned}
 
 
 def _message_view(message: Message) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Collection, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -356,18 +357,14 @@ def sample(row: Any, recordings: Recordings, processor: AudioLLMProcessor) -> Te
     """One row as the model reads it; what it must learn to write is marked, and runs of audio are counted."""
     lengths = [len(clip.load(processor.sampling_rate)) for clip in row.clips]
     rendered = recordings.render(row, lengths)[0]
+    pieces = processor.renderer.pieces(rendered.input_ids, rendered.supervised)
     text = Text("sample: ")
-    run, inside = 0, False
-    for token, supervised in [*zip(rendered.input_ids, rendered.supervised, strict=True), (-1, False)]:
-        if supervised != inside:
-            text.append("«" if supervised else "»")
-            inside = supervised
-        if token == processor.audio_token_id:
-            run += 1
-            continue
-        if run:
-            text.append(f"[{run} audio tokens]", style="cyan")
-            run = 0
-        if token >= 0:
-            text.append(processor.tokenizer.decode([token]), style="bold black on green" if supervised else "")
+    for supervised, together in groupby(pieces, lambda piece: piece.supervised):
+        text.append("«" if supervised else "")
+        for piece in together:
+            if piece.kind == "audio":
+                text.append(f"[{piece.tokens} audio tokens]", style="cyan")
+            else:
+                text.append(piece.text, style="bold black on green" if supervised else "")
+        text.append("»" if supervised else "")
     return text.append("\n        («supervised»)", style="dim")

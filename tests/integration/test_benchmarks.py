@@ -4,12 +4,14 @@ import json
 import sys
 from dataclasses import replace
 
+import curation
 import pytest
 import throughput
 from sides import SAVINGS, build_ours, build_peer
 from transformers import TrainerCallback
 from workload import Work, write_work
 
+from audiollm.curation.prepare import prepare
 from audiollm.training import stages
 
 WORK = Work(clips=8, questions=5, seconds=1.0, epochs=1, steps=2, seed=0, folder="", size="tiny")
@@ -57,3 +59,13 @@ def test_sides_take_turns_and_the_figures_are_written(tmp_path, monkeypatch):
         assert found[side]["steps"] == 2 and found[side]["peak_gib_above_model"] > 0
     for side in ("ours", "kept"):
         assert 0 < found[side]["utilisation_whole_step"] < 1 and 0 < found[side]["utilisation_language_model"] < 1
+
+
+@pytest.mark.parametrize("name", curation.SETS)
+def test_a_made_up_archive_gives_the_rows_asked_for_in_all_splits(name, tmp_path):
+    curation.SETS[name](tmp_path / "archive", 240)
+    prepare(name, tmp_path / "rows", {"source": str(tmp_path / "archive")})
+    made = json.loads((tmp_path / "rows" / "prepared.json").read_text())
+    assert curation.rows_written(tmp_path / "rows") == 240
+    assert min(made["rows"].values()) > 0 and len(made["rows"]) > 1
+    assert not any(made["dropped"].values())

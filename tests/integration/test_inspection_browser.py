@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from test_report_browser import chromium
 
 from audiollm import audio
 from audiollm.curation.inspecting import inspect_rows
+from audiollm.curation.reading import read_rows, reader_of
 from audiollm.report.inspection import write_inspection
 
 pytestmark = pytest.mark.browser
@@ -20,7 +22,7 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
-    """Forty rows about ten tones and a recording that is not there."""
+    """Forty rows about ten tones and a recording that is not there, in the chat template of a tokenizer."""
     folder = tmp_path_factory.mktemp("inspection")
     for number in range(10):
         time = np.arange(RATE // 2) / RATE
@@ -29,10 +31,15 @@ def page(tmp_path_factory) -> Path:
     for number in range(40):
         clip = {"type": "audio", "audio": str(folder / f"{number % 11}.flac")}
         question = {"type": "text", "text": f"Question {number}"}
-        turns = [{"role": "user", "content": [clip, question]}, {"role": "assistant", "content": f"{HOSTILE} {number}"}]
+        turns = [
+            {"role": "user", "content": [clip, question]},
+            {"role": "assistant", "content": f"{HOSTILE} {number} {'long' * 50}"},
+        ]
         rows.append({"id": f"row-{number}", "task": f"task-{number % 3}", "source": "tones " * 20, "messages": turns})
+    tiny.tokenizer().save_pretrained(folder)
     found, examples = inspect_rows(rows)
-    return write_inspection(folder / "inspection.html", found, examples)
+    found, readings = read_rows(found, examples, reader_of(str(folder)))
+    return write_inspection(folder / "inspection.html", found, examples, readings)
 
 
 def test_the_page_shows_thirty_rows_and_its_tables(page):
@@ -48,6 +55,15 @@ def test_an_answer_with_a_script_is_inert(page):
     shown = chromium(page, "--dump-dom")
     assert "· rows</title>" in shown
     assert "&lt;script&gt;document.title" in shown
+
+
+def test_each_row_that_can_be_read_is_rendered_and_folds_without_a_script(page):
+    shown = chromium(page, "--dump-dom")
+    rendered = re.findall(
+        r'<details class="reads" open="">\s*<summary>.*?<pre class="rendered"><code>.*?</pre>', shown, re.S
+    )
+    assert len(rendered) == 30 - shown.count("Cannot be rendered") > 20
+    assert all(text.count("<mark>") == text.count("&lt;|end|&gt;</b></mark>") == 1 for text in rendered)
 
 
 def test_the_sound_can_be_played(page):

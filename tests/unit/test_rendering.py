@@ -119,6 +119,17 @@ def test_supervised_is_the_last_answer_with_its_end_of_turn_and_nothing_else(fam
     assert renderer.tokenizer.convert_ids_to_tokens(rendered.input_ids[-1]) == family.end_of_turn.strip()
 
 
+@pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS.keys())
+def test_the_pieces_of_a_sequence_are_its_text_and_control_tokens_stand_alone(family, renderer, conversation):
+    [rendered] = render(renderer, family, conversation)
+    pieces = renderer.pieces(rendered.input_ids, rendered.supervised)
+    whole = "".join(piece.text * (piece.tokens if piece.kind == "audio" else 1) for piece in pieces)
+    assert whole == renderer.tokenizer.decode(rendered.input_ids)
+    assert [piece.supervised for piece in pieces for _ in range(piece.tokens)] == rendered.supervised
+    assert {piece.text for piece in pieces if piece.kind == "control"} <= renderer.control.names
+    assert {piece.text for piece in pieces if piece.kind == "audio"} <= {AUDIO_TOKEN}
+
+
 # The others write more around an answer than what the model must say: an empty thought, or no end of turn.
 FAITHFUL = [family for family in FAMILIES if family.name not in ("qwen3_thinking", "vicuna")]
 

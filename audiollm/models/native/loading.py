@@ -120,11 +120,17 @@ def fill(
     model.trained_parts = set(manifest["trained_parts"])
 
 
+def native_config_of(folder: str | Path) -> Any:
+    """The config of the model of transformers, in its own folder or name, or in a checkpoint of ours."""
+    is_ours = is_small_checkpoint(folder)
+    own = NativeConfig.from_pretrained(folder).native_config if is_ours else AutoConfig.from_pretrained(folder)
+    return getattr(own, "thinker_config", own)
+
+
 def on_paper(folder: Path) -> tuple[NativeAudioLLM, NativeProcessor]:
     """The model without weights, and its processor; what a checkpoint holds itself is of no base."""
     is_ours = is_small_checkpoint(folder)
-    own = NativeConfig.from_pretrained(folder).native_config if is_ours else AutoConfig.from_pretrained(folder)
-    own = getattr(own, "thinker_config", own)
+    own = native_config_of(folder)
     stored = json.loads((folder / MANIFEST).read_text())["stored_parts"] if is_ours else []
     with torch.device("meta"):
         native = getattr(transformers, NATIVES[own.model_type].model_class)(own)
