@@ -198,7 +198,8 @@ def convert(
         str,
         typer.Option(
             metavar="FORMAT",
-            help="rows, ms-swift, llama-factory, nvidia, ltu, salmonn, desta, sift, openai, mcq, audiollms, manifest.",
+            help="rows, ms-swift, llama-factory, nvidia, ltu, salmonn, desta, sift, openai, mcq, audiollms, manifest "
+            "or webdataset.",
         ),
     ],
     out: Annotated[
@@ -207,13 +208,13 @@ def convert(
     from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
 ) -> None:
     """Write rows in the format of another tool."""
-    from audiollm.data.foreign import WRITERS, convert_to, file_for
+    from audiollm.data.foreign import FORMATS_TO_WRITE, convert_to, file_for
     from audiollm.data.sources import Problems, load_rows, refuse_overwriting
     from audiollm.models.settings import nearest
     from audiollm.report.figures import counted
 
-    if to not in WRITERS:
-        raise ValueError(f"--to: {to!r} is not a format to write; {nearest(to, WRITERS)}")
+    if to not in FORMATS_TO_WRITE:
+        raise ValueError(f"--to: {to!r} is not a format to write; {nearest(to, FORMATS_TO_WRITE)}")
     path = file_for(rows, to, out)
     refuse_overwriting(rows, [path])
     problems = Problems()

@@ -1,25 +1,29 @@
 """Our rows as other tools read them: `audiollm convert rows.jsonl --to ms-swift`.
 
-A recording that is embedded or a cut of another is written to a file of its own, since these formats know paths alone.
+A recording that is embedded or a cut of another is written to a file of its own, since these formats know paths alone;
+a WebDataset shard holds all sound itself.
 What a format cannot say is left out and named, and never said by halves. Not here: reading them (formats.py).
 """
 
 import base64
 import hashlib
+import io
 import json
 import os
-from collections.abc import Callable, Iterable
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from audiollm import audio as sound
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Row, RowError, TextPart, row_to_dict
-from audiollm.data.formats import ASK_FOR_WORDS, DESTA_TAG, naming, with_choices
+from audiollm.data.formats import ASK_FOR_WORDS, DESTA_TAG, RECORDINGS, naming, with_choices
 from audiollm.data.sources import LISTED, WILDCARDS, Problems
 
 SAMPLING_RATE = 16_000
 Clip = Callable[[AudioPart], str]
+Said = TypeVar("Said")
 
 
 class Clips:
@@ -153,6 +157,9 @@ WRITERS: dict[str, Callable[[Row, Clips], dict[str, Any]]] = {
     "salmonn": to_salmonn, "desta": to_desta, "sift": to_sift, "openai": to_openai, "mcq": to_mcq,
     "audiollms": to_audiollms, "manifest": to_manifest,
 }  # fmt: skip
+SHARD = "webdataset"
+"""A tar with the sound in it, and so no table of texts."""
+FORMATS_TO_WRITE = (*WRITERS, SHARD)
 JSON_LISTS = {
     "llama-factory": ("[\n", "\n]\n"), "nvidia": ("[\n", "\n]\n"), "ltu": ("[\n", "\n]\n"),
     "salmonn": ('{"annotation": [\n', "\n]}\n"),
@@ -166,13 +173,16 @@ FACTORY_ENTRY = {
 
 def file_for(rows: str, format: str, out: Path | None) -> Path:
     """The file to write; the name of the rows with the format in it, if none is given. ValueError for a wrong name."""
-    suffixes = (".json",) if format in JSON_LISTS else (".jsonl", ".json")
+    suffixes, kind = [".jsonl", ".json"], "an object a line"
+    if format == SHARD:
+        suffixes, kind = [".tar"], "a plain tar"
+    elif format in JSON_LISTS:
+        suffixes, kind = [".json"], "one JSON list"
     if out is None:
         if "://" in rows or (WILDCARDS & set(rows) and not Path(rows).exists()):
             raise ValueError(f"--out: {rows} is no single name; say the file to write: --out FILE{suffixes[0]}")
         return Path(rows.rstrip("/")).with_suffix(f".{format}{suffixes[0]}")
     if out.suffix not in suffixes:
-        kind = "one JSON list" if format in JSON_LISTS else "an object a line"
         raise ValueError(f"--out: {out} is to be {out.with_suffix(suffixes[0])}: a file of format {format} is {kind}")
     return out
 
@@ -182,26 +192,15 @@ def convert_to(rows: Iterable[Row], format: str, out: Path) -> tuple[int, Proble
 
     Without a row there is no file. ValueError where they cannot be listed.
     """
-    problems, clips, count = Problems(), Clips(out.parent), 0
-    is_list = format in JSON_LISTS
-    opening, closing = JSON_LISTS.get(format, ("", ""))
+    problems = Problems()
     listed = listing_with(out) if format == "llama-factory" else None
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(out.name + ".tmp")
-    with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(opening)
-        for row in rows:
-            try:
-                line = json.dumps(WRITERS[format](row, clips), ensure_ascii=False, allow_nan=False)
-            except RowError as error:
-                problems.add(error.at(error.origin or row.origin, row.id))
-                continue
-            except AudioError as error:
-                problems.add(RowError(row.origin, "audio", str(error), row.id))
-                continue
-            file.write((",\n" if is_list and count else "") + line + ("" if is_list else "\n"))
-            count += 1
-        file.write(closing)
+    count = (
+        write_shard(rows, unfinished, problems)
+        if format == SHARD
+        else write_lines(rows, format, unfinished, Clips(out.parent), problems)
+    )
     if not count:
         unfinished.unlink()
         return count, problems
@@ -212,6 +211,68 @@ def convert_to(rows: Iterable[Row], format: str, out: Path) -> tuple[int, Proble
         unfinished.write_text(json.dumps(listed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         unfinished.replace(info)
     return count, problems
+
+
+def write_lines(rows: Iterable[Row], format: str, path: Path, clips: Clips, problems: Problems) -> int:
+    """An object a line, or one JSON list; the number of rows."""
+    is_list = format in JSON_LISTS
+    opening, closing = JSON_LISTS.get(format, ("", ""))
+    count = 0
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(opening)
+        for told in said(rows, lambda row: as_json(WRITERS[format](row, clips)), problems):
+            file.write((",\n" if is_list and count else "") + told + ("" if is_list else "\n"))
+            count += 1
+        file.write(closing)
+    return count
+
+
+def write_shard(rows: Iterable[Row], path: Path, problems: Problems) -> int:
+    """A WebDataset tar: 00000000.flac and 00000000.json are the sound of a row and the row; the number of rows."""
+    count = 0
+    with tarfile.open(path, "w") as archive:
+        for sound_name, content, told in said(rows, of_a_shard, problems):
+            for suffix, data in ((sound_name, content), (".json", told.encode())):
+                member = tarfile.TarInfo(f"{count:08d}{suffix}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+            count += 1
+    return count
+
+
+def of_a_shard(row: Row) -> tuple[str, bytes, str]:
+    """The suffix and the bytes of a row's recording, cut where it is a cut of a longer one, and the row without it."""
+    if len(row.clips) != 1:
+        raise RowError(row.origin, "messages", f"has {len(row.clips)} clips, and a key of a shard has one recording")
+    (clip,) = row.clips
+    suffix = Path(clip.audio).suffix.lower() if isinstance(clip.audio, str) else ""
+    if suffix in RECORDINGS and clip.start is None and clip.end is None:
+        content = Path(str(clip.audio)).read_bytes()
+    else:
+        suffix, content = ".flac", sound.encode(clip.load(SAMPLING_RATE), SAMPLING_RATE)
+    told = row_to_dict(row, None)
+    for message in told["messages"]:
+        for part in message["content"] if isinstance(message["content"], list) else ():
+            if part["type"] == "audio":
+                for key in ("audio", "start", "end"):
+                    part.pop(key, None)
+    return suffix, content, as_json(told)
+
+
+def said(rows: Iterable[Row], say: Callable[[Row], Said], problems: Problems) -> Iterator[Said]:
+    """What is made of each row; those of which nothing can be made are problems."""
+    for row in rows:
+        try:
+            yield say(row)
+        except RowError as error:
+            problems.add(error.at(error.origin or row.origin, row.id))
+        except (AudioError, OSError) as error:
+            problems.add(RowError(row.origin, "audio", str(error), row.id))
+
+
+def as_json(told: Mapping[str, Any]) -> str:
+    """One line; ValueError for what is no JSON."""
+    return json.dumps(told, ensure_ascii=False, allow_nan=False)
 
 
 def listing_with(out: Path) -> dict[str, Any]:

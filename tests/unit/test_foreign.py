@@ -104,6 +104,24 @@ def test_rows_that_are_written_and_read_again_say_the_same(rows, tmp_path, name)
                 assert same
 
 
+def test_a_shard_holds_each_row_with_its_recording(rows, tmp_path):
+    out = tmp_path / "shards" / "rows.tar"
+    number, problems = convert_to(rows, "webdataset", out)
+    kept = [row for row in rows if len(row.clips) == 1]
+    assert {error.row_id for error in problems.errors} == {row.id for row in rows} - {row.id for row in kept}
+    assert number == len(kept) and [path.name for path in out.parent.iterdir()] == ["rows.tar"]
+    for path in tmp_path.glob("*.wav"):
+        path.unlink()  # the shard needs none of them
+    again = load_rows(out, strict=True)
+    for before, after in zip(kept, again, strict=True):
+        plain, back = (row_to_dict(row) for row in (before, after))
+        for told in (plain, back):
+            for message in told["messages"]:
+                message["content"] = [part for part in message["content"] if part["type"] == "text"]
+        assert plain == back
+    assert [len(row.clips[0].load(RATE)) for row in again] == [RATE if n != 1 else RATE // 2 for n in range(number)]
+
+
 def asked(row: Row, question: str) -> list[dict]:
     """The messages of a row with one clip, its question in other words."""
     user, assistant = row_to_dict(row)["messages"]
