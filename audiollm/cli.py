@@ -148,7 +148,7 @@ def prepare(
     options: Overrides = None,
     source: Annotated[str | None, typer.Option(help="Folder of the set, or OWNER/NAME on the Hub.")] = None,
     out: Annotated[Path | None, folder_option("Folder for rows and recordings; data/NAME if not said.")] = None,
-    split: Annotated[str | None, typer.Option(help="One split; all if not said.")] = None,
+    split: Annotated[str | None, typer.Option(help="One split of the source; all if not said.")] = None,
     audio: Annotated[
         str | None, typer.Option(help="paths, embed (Parquet) or flac (16 kHz); auto if not said.")
     ] = None,

@@ -5,7 +5,9 @@
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import DataSet, Draw, Item
@@ -39,8 +41,8 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, row | {"audio": archive.recording(sounds, row["filename"])}
 
 
-def convert(row: dict[str, Any], draw: Draw, *, test_fold: int = 5) -> Item:
-    """One class a clip; the clips of one fold are for testing, since clips of one recording share a fold."""
+def convert(row: dict[str, Any], draw: Draw, *, test_fold: Annotated[int, Field(ge=0, le=5)] = 5) -> Item:
+    """One class a clip; one fold (0: none) is for testing, since clips of one recording share a fold."""
     label = words_of(row["category"])
     split = "test" if int(row["fold"]) == test_fold else "train"
     return Item(row["audio"], row["filename"], classify(draw, "sound", label, LABELS, similar=SIMILAR), split=split)

@@ -7,7 +7,9 @@
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from audiollm.curation.archives import Archive
 from audiollm.curation.dataset import DataSet, Draw, Item
@@ -39,8 +41,8 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, row | {"audio": archive.recording(sounds, f"fold{row['fold']}", row["slice_file_name"])}
 
 
-def convert(row: dict[str, Any], draw: Draw, *, test_fold: int = 10) -> Item:
-    """One class a slice; those of one fold are for testing, since all slices of one recording share a fold."""
+def convert(row: dict[str, Any], draw: Draw, *, test_fold: Annotated[int, Field(ge=0, le=10)] = 10) -> Item:
+    """One class a slice; those of one fold (0: none) are for testing, since slices of one recording share a fold."""
     asks = classify(draw, "sound", words_of(row["class"]), LABELS, similar=SIMILAR)
     split = "test" if int(row["fold"]) == test_fold else "train"
     return Item(row["audio"], row["slice_file_name"], asks, split=split)

@@ -130,7 +130,7 @@ class Checked:
     def summary(self) -> str:
         """How many rows are good, and how many were left out for which cause."""
         length = f"{self.hours:,.2f} hours" if self.hours >= 0.01 else duration(self.hours * 3600)
-        lines = [f"{counted(self.rows, 'row')}: {self.good:,} good, with {length} of sound"]
+        lines = [f"{counted(self.rows, 'row')}: {self.good:,} good, with {length} of sound, each row's counted"]
         if self.repeated:
             lines.append(f"{self.repeated:,} of them {'has' if self.repeated == 1 else 'have'} an id that came before")
         if self.left_out:

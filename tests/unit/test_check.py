@@ -113,7 +113,7 @@ def test_good_rows_come_through_byte_for_byte_and_nothing_is_left_behind(good, t
     assert checked.clean.read_bytes() == good.read_bytes()
     assert not checked.left_out and checked.quarantine.read_bytes() == b""
     assert {path.name for path in tmp_path.iterdir()} == {"clips", "rows.jsonl", "clean.jsonl", "quarantine.jsonl"}
-    assert "30 rows: 30 good, with 30 s of sound" in checked.summary()
+    assert "30 rows: 30 good, with 30 s of sound, each row's counted" in checked.summary()
 
 
 def test_several_processes_write_what_one_writes(good, tmp_path):
@@ -369,7 +369,7 @@ def test_a_check_that_made_nothing_leaves_no_folder_and_takes_none_that_was_ther
 
 def test_a_summary_counts_one_in_the_singular_and_tells_hours_from_a_hundredth_on(good, tmp_path):
     checked = check(str(good), tmp_path / "out", limit=1)
-    assert checked.summary().startswith("1 row: 1 good, with 1 s of sound\n")
+    assert checked.summary().startswith("1 row: 1 good, with 1 s of sound, each row's counted\n")
     checked.hours = 0.01
     assert "with 0.01 hours of sound" in checked.summary()
 

@@ -19,6 +19,7 @@ from audiollm.curation.instructions import (
     yes_and_no,
 )
 from audiollm.curation.origins import ParquetOrigin
+from audiollm.curation.prepare import checked_options
 from audiollm.data.hub import HubDataset
 from audiollm.resources import import_converter
 
@@ -156,6 +157,8 @@ def test_the_fold_for_testing_never_shares_a_split_with_training(name, folds, de
         }
         assert {fold for fold, split in splits.items() if split == "test"} == {test_fold}
         assert set(splits.values()) == {"train", "test"}
+    with pytest.raises(ValueError, match=rf"test_fold={folds + 1} does not fit: .*less than or equal to {folds}"):
+        checked_options(import_converter(name), {"test_fold": folds + 1})
 
 
 @pytest.mark.parametrize(("name", "classes"), [("esc50", 50), ("urbansound8k", 10), ("vocalsound", 6)])
