@@ -445,6 +445,11 @@ class Pair:
     found: tuple[str, ...]  # of BY_NAME and BY_SOUND
     match: Match | None = None
 
+    @property
+    def where(self) -> str:
+        """The rows of both, and how it is known, in words."""
+        return f"{self.train.origin} and {self.evaluation.origin} ({', '.join(self.found)})"
+
     def told(self) -> dict[str, Any]:
         """A line of the report."""
         line = {"found": list(self.found), "train": self.train.told(), "evaluation": self.evaluation.told()}
@@ -544,11 +549,9 @@ def refuse_overlap(train: Sequence[str], evaluation: Sequence[str], folder: str 
     for against in evaluation:
         found = find_overlap(list(train), against, folder=folder)
         if found.pairs:
-            pair = found.pairs[0]
-            where = f"{pair.train.origin} and {pair.evaluation.origin} ({', '.join(pair.found)})"
             raise ValueError(
-                f"{len(found.pairs):,} recordings of training are in {against} too, the first in {where}; "
-                "`audiollm overlap` lists them: leave them out, or set refuse_overlap to false"
+                f"{len(found.pairs):,} recordings of training are in {against} too, the first in "
+                f"{found.pairs[0].where}; `audiollm overlap` lists them: leave them out, or set refuse_overlap to false"
             )
 
 
@@ -556,14 +559,12 @@ def refuse_duplicates(train: Sequence[str], folder: str | Path) -> None:
     """ValueError if some rows of training are about different clips of one recording, with the first pair."""
     found = find_overlap(list(train), folder=folder)
     if found.pairs:
-        pair = found.pairs[0]
-        where = f"{pair.train.origin} and {pair.evaluation.origin} ({', '.join(pair.found)})"
         lists = f"`audiollm overlap {shlex.quote(train[0])}` lists"
         if len(train) > 1:
             lists = "`audiollm overlap ROWS`, and `--with ROWS` for two files, list"
         raise ValueError(
-            f"training has {counted(len(found.pairs), 'pair')} of clips of one recording, the first in {where}; "
-            f"{lists} them: leave them out, or set refuse_duplicates to false"
+            f"training has {counted(len(found.pairs), 'pair')} of clips of one recording, the first in "
+            f"{found.pairs[0].where}; {lists} them: leave them out, or set refuse_duplicates to false"
         )
 
 

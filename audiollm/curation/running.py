@@ -151,19 +151,9 @@ def run(
     parts.mkdir(parents=True, exist_ok=True)
     bad: list[RowError] = []
     chunks = chunks_of(converter, source, split, bad, config=config, revision=revision, limit=limit)
+    is_held_out = phrasings == "held_out"
     jobs = (
-        Job(
-            spec,
-            chunk,
-            parts,
-            out,
-            mode_of(audio, chunk, options),
-            seed,
-            phrasings == "held_out",
-            config,
-            unheard,
-            options,
-        )
+        Job(spec, chunk, parts, out, mode_of(audio, chunk, options), seed, is_held_out, config, unheard, options)
         for chunk in islice(chunks, mine - 1, None, of)
     )
     convert_all(jobs, num_proc, called(converter))

@@ -22,7 +22,6 @@ from audiollm.data.formats import ASK_FOR_WORDS, DESTA_TAG, RECORDINGS, naming, 
 from audiollm.data.sources import LISTED, WILDCARDS, Problems
 
 SAMPLING_RATE = 16_000
-Clip = Callable[[AudioPart], str]
 Said = TypeVar("Said")
 
 
