@@ -7,6 +7,7 @@ Shapes: L samples of one channel, C channels. Seconds end in `_s`; positions wit
 
 import base64
 import binascii
+import hashlib
 import io
 import math
 import os
@@ -151,6 +152,12 @@ def write(path: str | os.PathLike[str], samples: np.ndarray, sampling_rate: int)
         path.write_bytes(encode(samples, sampling_rate, _SUFFIX_FORMATS[path.suffix.lower()]))
     except AudioError as error:
         raise AudioError(str(path), error.cause) from error
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes; AudioError, by the file's name, for what is no file that holds anything."""
+    with _errors_named(name_of(path)), _open(os.fspath(path)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # a FileIO here
 
 
 def name_of(source: Any) -> str:

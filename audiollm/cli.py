@@ -90,10 +90,23 @@ def folder_option(help: str) -> Any:
     return typer.Option(metavar="DIRECTORY", callback=_require_folder, help=help)
 
 
+def file_option(help: str) -> Any:
+    """An option whose value is a file that will be written."""
+    return typer.Option(dir_okay=False, callback=_require_place, help=help)
+
+
 def _require_folder(path: Path | None) -> Path | None:
     if path is not None and path.exists() and not path.is_dir():
         _complain(f"{path} is a file, and a folder is asked for; give another name, or the folder that it lies in")
         raise typer.Exit(2)
+    return _require_place(path)
+
+
+def _require_place(path: Path | None) -> Path | None:
+    for above in () if path is None else path.parents:
+        if above.is_file():
+            _complain(f"{above} is a file, and {path} would lie in it; give another name")
+            raise typer.Exit(2)
     return path
 
 
@@ -202,9 +215,7 @@ def convert(
             "or webdataset.",
         ),
     ],
-    out: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="File; the rows' name with the format in it if not said.")
-    ] = None,
+    out: Annotated[Path | None, file_option("File; the rows' name with the format in it if not said.")] = None,
     from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Where it cannot be told.")] = None,
 ) -> None:
     """Write rows in the format of another tool."""
@@ -262,7 +273,7 @@ def check(
 @command
 def inspect(
     rows: Annotated[str, typer.Argument(help="File, folder or pattern of rows.")],
-    out: Annotated[Path, typer.Option(dir_okay=False, help="File of the page.")] = Path("inspection.html"),
+    out: Annotated[Path, file_option("File of the page.")] = Path("inspection.html"),
     sound: Annotated[str, typer.Option(metavar="N", help="Recordings to decode, drawn by lot; or all.")] = "1000",
     window: Annotated[float, typer.Option(min=0, help="Seconds that the encoder hears at once.")] = 30.0,
     tokenizer: Annotated[
@@ -305,7 +316,7 @@ def overlap(
     with_: Annotated[
         str | None, typer.Option("--with", metavar="EVAL", help="Rows to compare with; without it, TRAIN with itself.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the pairs, a JSON object a line.")] = None,
+    out: Annotated[Path | None, file_option("Write the pairs, a JSON object a line.")] = None,
     index: Annotated[Path, folder_option("Folder for fingerprints, which are made once for the same content.")] = Path(
         "data/fingerprints"
     ),
@@ -329,9 +340,7 @@ def overlap(
 @command
 def generate(
     rows: Annotated[str | None, typer.Argument(help="Rows with descriptions, captions or transcripts.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="File for the new rows, .jsonl; FILE.cache/ keeps results.")
-    ] = None,
+    out: Annotated[Path | None, file_option("File for the new rows, .jsonl; FILE.cache/ keeps results.")] = None,
     template: Annotated[str, typer.Option(help="A packaged one (--list), or a .yaml file.")] = "sound_questions",
     model: Annotated[
         str | None, typer.Option(help="Language model: a folder, a name on the Hub or of the endpoint.")
@@ -419,7 +428,7 @@ def evaluate(
         str | None, typer.Option(help="How two towers are told a label; 'This is a sound of {label}.' if not said.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask the first so many rows.")] = None,
-    out: Annotated[Path | None, typer.Option(dir_okay=False, help="File for the answers, one JSON line each.")] = None,
+    out: Annotated[Path | None, file_option("File for the answers, one JSON line each.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON instead of a table.")] = False,
 ) -> None:
     """Ask a model the questions of some rows and score its answers, task by task."""

@@ -7,13 +7,16 @@ never leads out of the folder. Not here: the hub's Parquet files (origins.py), w
 
 import csv
 import json
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from audiollm.conversation import RowError
 
 Placed = Iterator[tuple[str, dict[str, Any]]]
+MOST_CHARS = 1000  # of the names of columns in a message
+UNREADABLE = "\ufffd"
+"""What stands in a text for bytes that are none in its encoding."""
 
 
 class NoSuchSplit(ValueError):
@@ -78,22 +81,32 @@ class Archive:
             kind = csv.excel if quotes else UnquotedDialect
             reader = csv.DictReader(file, header, delimiter=delimiter, dialect=kind)
             if missing := lacking(needs, reader.fieldnames or ()):
-                found = ", ".join(reader.fieldnames or ()) or "nothing"
+                found = names_of(reader.fieldnames or ())
                 raise ValueError(
                     f"{path} has no column {', '.join(missing)} (it has {found}); it takes {self.original}"
                 )
-            for row in reader:
+            for row in self._rows(path, reader):
                 self.place = place = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
                     self.bad.append(RowError(place, "", "has more or fewer cells than the header"))
+                elif UNREADABLE in "".join(row.values()):
+                    self.bad.append(not_in(encoding, place))
                 else:
                     yield place, row
+
+    def _rows(self, path: Path, reader: "csv.DictReader[str]") -> Iterator[dict[str | Any, str | Any]]:
+        try:
+            yield from reader
+        except csv.Error as error:
+            raise ValueError(f"{path}:{reader.line_num + 1}: broken table ({error}); check the quotes") from None
 
     def lines(self, path: Path) -> Iterator[tuple[str, str]]:
         """The lines of a text that have something in them."""
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
+                if UNREADABLE in line:
+                    self.bad.append(not_in("utf-8", f"{path}:{number}"))
+                elif line.strip():
                     self.place = f"{path}:{number}"
                     yield self.place, line.strip()
 
@@ -131,6 +144,17 @@ class Archive:
                     continue
                 if self.has(place, row, *needs):
                     yield place, dict(row)
+
+
+def not_in(encoding: str, place: str) -> RowError:
+    """What is wrong with a line whose bytes are no text in its encoding."""
+    return RowError(place, "", f"is no text in {encoding.removesuffix('-sig').upper()}; save the file in it")
+
+
+def names_of(columns: Iterable[str]) -> str:
+    """Columns in a message, in which no control character of a damaged table reaches a terminal."""
+    plain = "".join(char if char.isprintable() else "?" for char in ", ".join(columns))
+    return (plain if len(plain) <= MOST_CHARS else f"{plain[:MOST_CHARS]} ...") or "nothing"
 
 
 def lacking(needs: Sequence[str], found: Container[str]) -> list[str]:

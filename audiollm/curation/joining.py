@@ -19,7 +19,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -407,7 +407,8 @@ class Joined:
         """A line for each source and one for all, with the rules by which rows were found; before them, archives."""
         named = sorted(self.sources.items()) + ([("all", self.total)] if len(self.sources) != 1 else [])
         lines = [
-            f"recordings: {self.recordings:,}" + (f", with those in archives: {self.archives:,}" * bool(self.archives))
+            f"recordings: {self.recordings:,}"
+            + (f" ({counted(self.archives, 'archive')} looked into)" * bool(self.archives))
         ]
         for cause, number in self.left_out.most_common():
             more = ", ..." if number > len(self.named[cause]) else ""
@@ -432,15 +433,11 @@ def join(
     format: where it cannot be told. question: what tables without such a column ask. ValueError where the folders hold
     no recording, an archive is damaged, or nothing can be read.
     """
-    refuse_overwriting(rows, [out / name for name in (JOINED, MISSING, AMBIGUOUS, BROKEN)])
+    names = (JOINED, MISSING, AMBIGUOUS, BROKEN)
+    refuse_overwriting(rows, [out / name for name in names])
     index = Recordings(recordings, out / UNPACKED)
     joined = Joined(len(index.paths), len(index.archives), index.left_out, index.named)
-    out.mkdir(parents=True, exist_ok=True)
-    names = (JOINED, MISSING, AMBIGUOUS, BROKEN)
-    with ExitStack() as stack:
-        files: dict[str, TextIO] = {
-            name: stack.enter_context(_unfinished(out / name).open("w", encoding="utf-8")) for name in names
-        }
+    with written_together(out, names) as files:
         found = tqdm(_rows(rows, format, question), desc="join", unit=" rows", mininterval=1, disable=None)
         error: RowError | None = None
         for name, folder, row in found:
@@ -449,20 +446,29 @@ def join(
             else:
                 error = error or row
                 _count_broken(row, joined.of(name), files)
-    if error is not None and joined.total.broken == joined.total.rows:
-        for name in names:
-            _unfinished(out / name).unlink()
-        raise ValueError(f"no row could be read; the first: {error}")
-    joined.unpacked = index.unpack()
-    for name in names:
-        _unfinished(out / name).replace(out / name)
+        if error is not None and joined.total.broken == joined.total.rows:
+            raise ValueError(f"no row could be read; the first: {error}")
+        joined.unpacked = index.unpack()
     if not joined.total.broken:
         (out / BROKEN).unlink()
     return joined
 
 
-def _unfinished(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")
+@contextmanager
+def written_together(folder: Path, names: Sequence[str]) -> Iterator[dict[str, TextIO]]:
+    """Files of a folder that appear when all is done; where it fails, none, and no empty folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = {name: folder / f"{name}.tmp" for name in names}
+    try:
+        with ExitStack() as stack:
+            yield {name: stack.enter_context(path.open("w", encoding="utf-8")) for name, path in unfinished.items()}
+        for name, path in unfinished.items():
+            path.replace(folder / name)
+    finally:
+        for path in unfinished.values():
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # it holds something
+            folder.rmdir()
 
 
 def _rows(source: str, format: str | None, question: str | None) -> Iterator[tuple[str, Path | None, Row | RowError]]:

@@ -17,7 +17,7 @@ import pyarrow
 from pyarrow import parquet
 
 from audiollm.conversation import RowError
-from audiollm.curation.archives import Archive, NoSuchSplit
+from audiollm.curation.archives import Archive, NoSuchSplit, names_of
 from audiollm.curation.dataset import DataSet
 from audiollm.data.hub import PREFIX, HubDataset, RemoteFile, is_stored, parquet_in
 from audiollm.data.sources import features_of, with_class_names
@@ -348,7 +348,7 @@ def check_columns(source: Any, dataset: DataSet, found: Mapping[str, Any] | Sequ
     missing = [column for column in dataset.columns if column not in found]
     if missing:
         raise ValueError(
-            f"{source} has no column {', '.join(map(repr, missing))} (it has {', '.join(found)}); {name} reads "
+            f"{source} has no column {', '.join(map(repr, missing))} (it has {names_of(found)}); {name} reads "
             f"{', '.join(dataset.columns)}: give another `config`, `revision` or source"
         )
 

@@ -102,7 +102,7 @@ def clips_of(rows: Iterable[Row], problems: Problems) -> list[Clip]:
             if part.key not in clips:
                 try:
                     clips[part.key] = Clip(part, digest_of(part, files), row.origin, row.id, 0)
-                except (AudioError, OSError) as error:
+                except AudioError as error:
                     clips[part.key] = None
                     problems.add(RowError(row.origin, "audio", str(error), row.id))
             if clip := clips[part.key]:
@@ -120,8 +120,7 @@ def digest_of(part: AudioPart, files: dict[str, str]) -> str:
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
         if path not in files:
-            with open(path, "rb") as file:
-                files[path] = hashlib.file_digest(file, "sha256").hexdigest()
+            files[path] = sound.digest(path)
         content = files[path]
     elif isinstance(source, bytes):
         content = hashlib.sha256(source).hexdigest()

@@ -27,10 +27,11 @@ from pyarrow import parquet
 from audiollm.conversation import Row, RowError
 from audiollm.curation.prepare import MANIFEST
 from audiollm.data import licences
-from audiollm.data.hub import in_store, is_stored, refuse_password
+from audiollm.data.hub import in_store, is_stored, refuse_password, require_store
 from audiollm.data.sources import open_source, rows_of
 
 CARD = "README.md"
+END_BYTES = 2**16  # by which files of the same size are compared
 COUNTED = ("task", "source", "license")
 HUB_LICENCES = frozenset((
     "apache-2.0", "mit", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
@@ -123,7 +124,7 @@ class Published:
     files: dict[str, int]
     """Name -> bytes."""
     kept: int
-    """Files that were there with the same size."""
+    """Files that were there."""
     uploaded: bool
 
     def summary(self) -> str:
@@ -190,6 +191,7 @@ def check_target(target: str, private: bool = False) -> None:
     """ValueError for what is neither OWNER/NAME nor an address, or where `private` says nothing."""
     if is_stored(target):
         refuse_password(target)
+        require_store(target)
         if private:
             raise ValueError(f"--private is for the Hub; who may read {target} is a setting of its store")
     elif target.count("/") != 1 or not all(target.split("/")):
@@ -406,12 +408,21 @@ def upload(hub: Hub, rows: PreparedRows, files: Mapping[str, int], repo: str, pr
 
 
 def store(folder: Path, files: Mapping[str, int], target: str) -> int:
-    """Write files into an object store; the number of those that were there with their size. A card is always sent."""
+    """Write files into an object store; the number of those that were there already. A card is always sent.
+
+    There already is a file of the same size and end, where Parquet tells what it holds.
+    """
     with in_store(target) as (filesystem, top):
         there = _sizes(filesystem, top)
     _refuse_others(there, files, ["*.parquet"], target)
-    same = [name for name, size in files.items() if there.get(name) == size and name != CARD]
     with in_store(target) as (filesystem, top):
+        same = [
+            name
+            for name, size in files.items()
+            if name != CARD
+            and there.get(name) == size
+            and _ends_alike(filesystem, f"{top}/{name}", folder / name, size)
+        ]
         for name in files:
             if name not in same:
                 filesystem.makedirs(f"{top}/{name}".rpartition("/")[0], exist_ok=True)
@@ -421,6 +432,13 @@ def store(folder: Path, files: Mapping[str, int], target: str) -> int:
     if wrong := [name for name, size in files.items() if there.get(name) != size]:
         raise ValueError(f"{target}: {', '.join(wrong[:3])} did not arrive whole; give the same command again")
     return len(same)
+
+
+def _ends_alike(filesystem: Any, there: str, here: Path, size: int) -> bool:
+    start = max(0, size - END_BYTES)
+    with here.open("rb") as file:
+        file.seek(start)
+        return bool(filesystem.cat_file(there, start, size) == file.read())
 
 
 def _sizes(filesystem: Any, top: str) -> dict[str, int]:

@@ -208,7 +208,7 @@ def parse_shard(shard: str | None) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)/(\d+)", shard)
     mine, of = map(int, found.groups()) if found else (0, 0)
     if not 1 <= mine <= of:
-        raise ValueError(f"shard={shard} is none; it is i/n, from 1/n to n/n")
+        raise ValueError(f"shard={shard} names no part; say I/N, such as 1/8 on the first of eight machines")
     return mine, of
 
 
@@ -363,9 +363,9 @@ def joined(out: Path, parts: Path, lines: Figures, suffix: str) -> Converted:
         print(f"{out}: nothing is left for the shard{suffix}; there are fewer chunks of rows than shards")
         return Converted({})
     if not written:
-        first = f"; the first: {': '.join(filter(None, dropped[0]))}" if dropped else ""
+        cause = f"; the first: {': '.join(filter(None, dropped[0]))}" if dropped else ": the source holds no row"
         shutil.rmtree(parts)
-        raise ValueError(f"no row could be made{first}")
+        raise ValueError(f"{out}: no row could be made{cause}")
     names: dict[str, int] = {}
     for split, found in files.items():
         if found[0].suffix == ".parquet":

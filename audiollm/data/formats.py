@@ -37,6 +37,7 @@ SAYS_WORDS = re.compile(r"asr|transcri|speech.?recogn", re.IGNORECASE)  # a task
 CLIP_COLUMNS = (*TIME_FIELDS, "transcript", "description")  # what may be known about the clip
 RECORDINGS = frozenset((".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".webm", ".aif", ".aiff"))
 CHOICES_COLUMNS = ("choices", "multi_choice")
+SAY_WHICH = "say which it is (`format` in a recipe, --from for a command)"
 DESTA_TAG = "<|AUDIO|>"
 ASK_FOR_WORDS = "Transcribe the speech."
 ASK_FOR_SCENE = "What do you hear?"
@@ -92,7 +93,7 @@ def detect(raw: Raw) -> str:
         return names[0]
     fields = ", ".join(map(repr, list(raw)[:12])) or "nothing"
     if names:
-        raise RowError("", "", f"this could be {' or '.join(names)} (it has {fields}); say which with format=")
+        raise RowError("", "", f"this could be {' or '.join(names)} (it has {fields}); {SAY_WHICH}")
     if _columns(map(_plain, raw), AUDIO_COLUMNS):
         raise RowError("", "", f"there is no column for the answer (it has {fields}); name it 'answer'")
     known = ", ".join(FORMATS)
@@ -100,7 +101,7 @@ def detect(raw: Raw) -> str:
         "",
         "",
         f"no known format has the fields {fields}; a table has columns audio, question and answer, "
-        f"a conversation has messages; or say which it is with format= ({known})",
+        f"a conversation has messages; or {SAY_WHICH} ({known})",
     )
 
 
@@ -119,9 +120,7 @@ def detect_all(raws: Iterable[Raw]) -> str:
     if len(names) == 1:
         return next(iter(names))
     if names:
-        raise RowError(
-            "", "", f"holds rows of several formats ({', '.join(names)}); split it, or say which with format="
-        )
+        raise RowError("", "", f"holds rows of several formats ({', '.join(names)}); split it, or {SAY_WHICH}")
     assert unknown, "a file without rows has no format"
     raise unknown
 
@@ -368,7 +367,8 @@ def _fitting(answer: str, task: Any) -> str:
         return ASK_FOR_WORDS
     if answer in ("text", "trans", "gt"):
         told = "no task says" if _is_blank(task) else f"task {task!r} does not say"
-        raise RowError("", "question", f"is missing, and {told} what {answer!r} answers; add it, or say question=")
+        way = "add it, or say it (`question` in a recipe, --question for check and join)"
+        raise RowError("", "question", f"is missing, and {told} what {answer!r} answers; {way}")
     return ASK_FOR_SCENE
 
 
@@ -511,7 +511,7 @@ def converter(name: str, question: str | None = None) -> Converter:
         return partial(convert_table, question=question)
     if question is not None:
         raise RowError(
-            "", "", f"question= is for tables and folders, and rows of format {name} have theirs; leave it out"
+            "", "", f"a question is given for tables and folders, and rows of format {name} have theirs; leave it out"
         )
     return FORMATS[name].convert
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from fsspec import get_filesystem_class
 from fsspec.core import url_to_fs
 
 from audiollm.conversation import RowError
@@ -127,10 +128,22 @@ def refuse_password(address: str) -> None:
         raise RowError("", "", "the address holds a password or a signature; leave it to the store's own settings")
 
 
+def require_store(address: str) -> None:
+    """RowError for an address of a kind that nothing here opens; the store itself is not asked."""
+    kind = address.partition("://")[0]
+    try:
+        get_filesystem_class(kind)
+    except ValueError:
+        raise RowError(address, "", f"{kind}:// is no kind of object store; s3://, gs:// or az:// are") from None
+    except ImportError as error:
+        raise RowError(address, "", f"a package is missing for {kind}:// ({error})") from None
+
+
 @contextmanager
 def in_store(address: str) -> Iterator[tuple[Any, str]]:
     """The filesystem and the path of an address in an object store; whatever the store raises is a RowError."""
     refuse_password(address)
+    require_store(address)
     try:
         yield url_to_fs(address.rstrip("/"))
     except RowError:

@@ -355,6 +355,8 @@ def read_json(path: Path) -> Placed:
 
 def read_table(path: Path) -> Placed:
     """CSV with commas, semicolons or tabs, whichever the header has most of; TSV has tabs, and quotes mean nothing."""
+    with path.open("rb") as beginning:
+        _refuse_binary(path, beginning.read(HEAD_BYTES))
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
             header = file.readline()

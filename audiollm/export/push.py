@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from audiollm.data.sources import READERS
 from audiollm.export.card import checkpoint_card
 from audiollm.inference import resolve_checkpoint
 from audiollm.models.checkpoint import RESUME_FILES
+from audiollm.models.locate import CheckpointError
 
 CARD = "README.md"
 ADAPTER = "adapter_config.json"
@@ -75,7 +77,16 @@ def folder_of(source: str | Path) -> Path:
     """An exported folder as it is, of whatever architecture; else a checkpoint, or the last one of a run."""
     folder = Path(source).expanduser()
     is_export = (folder / "config.json").is_file() and (folder / CARD).is_file()
-    return folder if is_export else resolve_checkpoint(source)
+    if is_export:
+        return folder
+    try:
+        return resolve_checkpoint(source)
+    except CheckpointError as error:
+        if not any(path.suffix in READERS for path in folder.glob("*")):
+            raise
+        raise CheckpointError(
+            f"{error}; or a folder of rows that `audiollm prepare` made, which has prepared.json"
+        ) from None
 
 
 def files_of(folder: Path) -> dict[str, int]:

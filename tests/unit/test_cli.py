@@ -64,6 +64,9 @@ def test_the_commands_import_nothing_heavy_before_they_run():
         (["prepare", "esc50", "--out", "bad.yaml"], "bad.yaml is a file, and a folder is asked for; give another name"),
         (["check", "x", "--out", "bad.yaml"], "bad.yaml is a file, and a folder is asked for; give another name"),
         (["overlap", "x", "--index", "bad.yaml"], "bad.yaml is a file, and a folder is asked for; give another name"),
+        (["check", "x", "--out", "bad.yaml/out"], "bad.yaml is a file, and bad.yaml/out would lie in it"),
+        (["overlap", "x", "--out", "bad.yaml/x.jsonl"], "bad.yaml is a file, and bad.yaml/x.jsonl would lie in it"),
+        (["inspect", "x", "--out", "bad.yaml/x.html"], "bad.yaml is a file, and bad.yaml/x.html would lie in it"),
         (["join", "x", "--recordings", ".", "--out", "bad.yaml"], "bad.yaml is a file, and a folder is asked for"),
     ],
 )

@@ -229,7 +229,7 @@ def test_a_table_without_questions_asks_for_the_scene_or_what_it_is_told() -> No
     raw = {"path": "a.wav", "caption": "Rain."}
     assert converted(raw).question == ASK_FOR_SCENE
     assert parse_row(converter("table", question="Which weather?")(raw)).question == "Which weather?"
-    with pytest.raises(RowError, match="question= is for tables"):
+    with pytest.raises(RowError, match="a question is given for tables"):
         converter("rows", question="Which weather?")
 
 
@@ -316,7 +316,9 @@ def test_a_table_is_of_transcripts_only_if_its_task_does_not_say_another_thing(c
         row = converted(raw | {"task": task})
         assert (row.question, row.clips[0].transcript, row.task) == (ASK_FOR_WORDS, "hello there", task)
     other = raw | {"task": "audiocaption"}
-    with pytest.raises(RowError, match=rf"question: is missing, and task 'audiocaption' .*'{column}'.* say question="):
+    with pytest.raises(
+        RowError, match=rf"question: is missing, and task 'audiocaption' .*'{column}'.* or say it .*--question for"
+    ):
         converted(other)
     told = parse_row(converter("table", question="What is heard?")(other))
     assert (told.question, told.target, told.clips[0].transcript) == ("What is heard?", "hello there", None)
@@ -359,7 +361,7 @@ def test_rare_names_of_columns_take_nothing_from_the_usual_ones() -> None:
 
 @pytest.mark.parametrize("raw", [{}, {"question": "Who?", "answer": "Birds."}, {"foo": 1}])
 def test_an_unknown_shape_says_which_setting_decides(raw: dict[str, Any]) -> None:
-    with pytest.raises(RowError, match="format="):
+    with pytest.raises(RowError, match="--from for a command"):
         detect(raw)
 
 
@@ -369,9 +371,9 @@ def test_a_table_without_an_answer_is_told_the_column_that_is_missing() -> None:
 
 
 def test_two_shapes_in_one_say_which_setting_decides() -> None:
-    with pytest.raises(RowError, match=r"could be rows or llama-factory .* say which with format="):
+    with pytest.raises(RowError, match=r"could be rows or llama-factory .* say which it is .`format` in a recipe"):
         detect(OURS | FACTORY)
-    with pytest.raises(RowError, match=r"several formats \(rows, table\).* format="):
+    with pytest.raises(RowError, match=r"several formats \(rows, table\).* --from for a command"):
         detect_all([OURS, TABLE])
     assert detect_all([{"foo": 1}, TABLE]) == "table"
     with pytest.raises(RowError, match="unknown format 'swift'; known: rows, ms-swift"):

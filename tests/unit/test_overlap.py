@@ -261,15 +261,17 @@ def test_broken_recordings_are_named_and_counted_and_the_rest_is_compared(tmp_pa
         raw("gone", str(tmp_path / "gone.wav")),
         raw("noise", str(tmp_path / "noise.wav")),
         raw("cut", whole[: len(whole) // 2]),
+        raw("folder", str(tmp_path)),
         raw("good", flac(scene(0) / 2)),
     ]
     found = find_overlap(train, [raw("e", flac(scene(0)))], folder=tmp_path / "prints")
     assert ids(found) == [("good", "e", ("sound",))]
     told = found.summary()
-    assert "not compared, of the training set: 3 problems:" in told
+    assert "not compared, of the training set: 4 problems:" in told
     assert "list:1: audio" in told and "gone.wav" in told
     assert "list:2: audio" in told and "noise.wav" in told
     assert "list:3: audio" in told
+    assert "list:4: audio" in told and "is a folder, not a file" in told
 
 
 def test_fingerprints_are_made_once_and_again_for_another_content(tmp_path, monkeypatch):

@@ -175,13 +175,17 @@ def test_a_name_that_is_none_on_the_hub_is_refused(run, repo):
         (["export", "nowhere", "--to", "out", "--format", "flamingo"], "'flamingo' is not a native architecture"),
         (["push", "nowhere", "me/demo"], "there is no folder nowhere"),
         (["push", "nowhere", "demo"], "'demo' is not a name on the Hub"),
+        (["push", "rows", "me/demo"], "rows holds no checkpoint"),
+        (["push", "rows", "me/demo"], "or a folder of rows that `audiollm prepare` made"),
     ],
 )
 def test_the_commands_tell_a_mistake_in_one_sentence(arguments, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "train.csv").write_text("audio,answer\n")
     done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 2 and sentence in done.output and done.output.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.rglob("*")} == {"rows", "train.csv"}
 
 
 def test_the_commands_write_a_folder_and_a_dry_run(run, tmp_path):

@@ -69,7 +69,7 @@ def test_machines_that_share_a_set_write_each_row_once(archive, tmp_path, whole)
     assert sorted(shared, key=lambda row: row.id) == sorted(alone, key=lambda row: row.id)
     with pytest.raises(ValueError, match=r"is shared by 3 shards \(prepared-\d-of-3\.json\), and not by 2"):
         prepare("esc50", out, {"source": str(archive), "shard": "1/2"})
-    with pytest.raises(ValueError, match="shard=4/3 is none; it is i/n"):
+    with pytest.raises(ValueError, match="shard=4/3 names no part; say I/N"):
         prepare("esc50", tmp_path / "other", {"source": str(archive), "shard": "4/3"})
 
 
@@ -211,7 +211,7 @@ def test_parquet_in_an_object_store_is_read_where_it_lies(tmp_path, whole):
     files.rm("/bucket/esc/data/train-00000.parquet")
     with pytest.raises(ValueError, match="has no split 'train' among its 1 Parquet files"):
         prepare("esc50", tmp_path / "none", {"source": "memory://bucket/esc"})
-    with pytest.raises(ValueError, match="nothing://x: cannot be reached"):
+    with pytest.raises(ValueError, match="nothing://x: nothing:// is no kind of object store"):
         prepare("esc50", tmp_path / "none", {"source": "nothing://x"}, overwrite=True)
 
 
@@ -410,6 +410,30 @@ def test_a_recording_that_leads_out_of_the_folder_is_named_as_written(tmp_path):
         ["clip:", str(outside)], ["clip:", "link.wav"], ["clip:", "is"]
     ]  # fmt: skip
     assert "leads out of" in dropped[0]["detail"] and dropped[2]["detail"].startswith("clip: is empty")
+
+
+def test_lines_that_are_no_utf_8_are_left_out_with_their_place(tmp_path):
+    source = bells(tmp_path / "in")
+    (source / "train.csv").write_bytes("clip,label\n0.wav,dog\n1.wav,grün\n".encode("latin-1"))
+    prepare(MAPPED, tmp_path / "out", {"source": str(source)})
+    [dropped] = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    assert dropped["origin"].endswith("train.csv:3") and dropped["detail"] == "is no text in UTF-8; save the file in it"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"clip,label\n", "out: no row could be made: the source holds no row"),
+        (b"cl\x1bip,la\x07bel\n0.wav,dog\n", r"it has cl\?ip, la\?bel"),
+        (b'clip,label\n0.wav,"' + b"x" * 200_000 + b'"\n', r"train\.csv:\d: broken table"),
+    ],
+)
+def test_a_table_of_which_nothing_can_be_made_is_told_in_one_sentence(tmp_path, content, told):
+    source = bells(tmp_path / "in")
+    (source / "train.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=told) as error:
+        prepare(MAPPED, tmp_path / "out", {"source": str(source)})
+    assert "\n" not in str(error.value) and "\x1b" not in str(error.value) and not (tmp_path / "out").exists()
 
 
 def test_a_mapping_that_is_no_yaml_is_told_with_its_line(tmp_path):
