@@ -1,7 +1,7 @@
 """Runs a converter that describes a data set: reads its source in chunks, in several processes, and writes rows.
 
     parts/train-00003.jsonl, 00003.json     what one chunk gave, and its figures; these come last, and say "done"
-    train.jsonl or train-00003.parquet      the parts, when all are there
+    train.jsonl or train-00003.parquet      the parts, when all are there; -00003_01 goes on where 500 MB were full
     dropped.jsonl                           what was left out: place, reason, detail
 
 Stopped and started again, chunks that are done are kept. Machines share the chunks by turns (`shard: 2/8`) without
@@ -264,7 +264,7 @@ def convert_chunk(job: Job) -> int:
     if told.is_file():
         return rows_done(told, job.chunk)
     figures = Figures(first=job.chunk.first)
-    written: dict[str, JsonlPart | ParquetPart] = {}
+    written: dict[str, list[JsonlPart | ParquetPart]] = {}
     for number, place, raw in rows_of(job.chunk, find(job.converter).SET):
         figures.read += 1
         try:
@@ -277,15 +277,24 @@ def convert_chunk(job: Job) -> int:
             figures.dropped.append((place, NOT_A_ROW, detail_of(error)))
         else:
             split = rows[0].split or job.chunk.split
-            if split not in written:
-                kind, suffix = (ParquetPart, "parquet") if job.audio == "embed" else (JsonlPart, "jsonl")
-                written[split] = kind(job.parts / f"{split}-{job.chunk.number:05d}.{suffix}", job.out)
-            written[split].write(rows)
+            mine = written.setdefault(split, [])
+            if not mine or mine[-1].is_full:
+                mine.append(part_after(mine, job, split))
+            mine[-1].write(rows)
             figures.written[split] += len(rows)
-    for part in written.values():
-        part.close()
+    for mine in written.values():
+        mine[-1].close()
     figures.save(told)
     return figures.read
+
+
+def part_after(before: Sequence[JsonlPart | ParquetPart], job: Job, split: str) -> JsonlPart | ParquetPart:
+    """Another file for rows of a chunk; the one before is complete."""
+    if before:
+        before[-1].close()
+    kind, suffix = (ParquetPart, "parquet") if job.audio == "embed" else (JsonlPart, "jsonl")
+    further = f"_{len(before):02d}" if before else ""
+    return kind(job.parts / f"{split}-{job.chunk.number:05d}{further}.{suffix}", job.out)
 
 
 def rows_done(told: Path, chunk: Chunk) -> int:
@@ -356,7 +365,7 @@ def joined(out: Path, parts: Path, lines: Figures, suffix: str) -> Converted:
         figures = load_figures(told)
         dropped += figures.dropped
         for split, rows in figures.written.items():
-            files.setdefault(split, []).append(part_of(split, told.stem, parts, out))
+            files.setdefault(split, []).extend(parts_of(split, told.stem, parts, out))
             written[split] += rows
     if suffix and not dropped and not files:
         shutil.rmtree(parts)
@@ -386,10 +395,11 @@ def joined(out: Path, parts: Path, lines: Figures, suffix: str) -> Converted:
     return Converted(names, Counter(reason for _, reason, _ in dropped))
 
 
-def part_of(split: str, number: str, parts: Path, out: Path) -> Path:
+def parts_of(split: str, number: str, parts: Path, out: Path) -> list[Path]:
     """What a chunk gave to a split; a shard may be in its place already, where joining was stopped."""
-    name = f"{split}-{number}"
-    return next(path for folder in (parts, out) for path in folder.glob(f"{name}.*"))
+    names = (f"{split}-{number}.*", f"{split}-{number}_*.parquet")
+    found = {path.name: path for folder in (out, parts) for name in names for path in folder.glob(name)}
+    return [path for _, path in sorted(found.items())]
 
 
 def concatenate(files: Sequence[Path], path: Path) -> None:

@@ -21,6 +21,7 @@ from audiollm import audio as sound
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Row, row_to_dict
 from audiollm.curation.dataset import Item
+from audiollm.curation.origins import CHUNK_BYTES
 
 AudioMode = Literal["paths", "embed", "flac"]
 SAMPLING_RATE = 16_000
@@ -47,6 +48,11 @@ class JsonlPart:
         for row in rows:
             self.file.write(json.dumps(row_to_dict(row, self.out), ensure_ascii=False, allow_nan=False) + "\n")
 
+    @property
+    def is_full(self) -> bool:
+        """Never: the files are put together."""
+        return False
+
     def close(self) -> None:
         """Make it appear."""
         self.file.close()
@@ -65,15 +71,21 @@ class ParquetPart:
             compression={"audios.list.element": "none"} | {n: "zstd" for n in SCHEMA.names if n != "audios"},
         )  # fmt: skip
         self.rows: list[dict[str, Any]] = []
-        self.size = 0
+        self.size = self.whole = 0
 
     def write(self, rows: list[Row]) -> None:
         """Those about one recording."""
         for row in rows:
             self.rows.append(columns_of(row))
-        self.size += sum(len(clip.audio) for clip in rows[0].clips if isinstance(clip.audio, bytes))
+        size = sum(len(clip.audio) for clip in rows[0].clips if isinstance(clip.audio, bytes))
+        self.size, self.whole = self.size + size, self.whole + size
         if self.size >= GROUP_BYTES:
             self._flush()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another shard is begun: what is embedded may be larger than what the source's rows showed."""
+        return self.whole >= CHUNK_BYTES
 
     def close(self) -> None:
         """Make it appear."""

@@ -13,7 +13,7 @@ from converters import RATE, tone, write_csv, write_sound
 from pyarrow import parquet
 
 from audiollm import audio as sound
-from audiollm.curation import origins, prompts, running
+from audiollm.curation import origins, prompts, running, writing
 from audiollm.curation import prepare as prepare_module
 from audiollm.curation.mapped import read_map
 from audiollm.curation.prepare import options_of, prepare
@@ -238,6 +238,20 @@ def test_chunks_of_an_archive_are_cut_where_their_recordings_are_large(archive, 
     shared = load_rows([str(tmp_path / "shared" / f"{split}-*.jsonl") for split in ("test", "train")])
     alone = load_rows([str(tmp_path / "paths" / f"{split}.jsonl") for split in ("test", "train")])
     assert sorted(row.id for row in shared) == sorted(row.id for row in alone)
+
+
+def test_a_shard_is_full_where_what_is_embedded_is_larger_than_the_rows_of_the_source_showed(
+    archive, tmp_path, monkeypatch
+):
+    prepare("esc50", tmp_path / "whole", {"source": str(archive), "audio": "embed"})
+    monkeypatch.setattr(writing, "CHUNK_BYTES", 1.5 * (archive / "audio" / "0.wav").stat().st_size)
+    prepare("esc50", tmp_path / "out", {"source": str(archive), "audio": "embed"})
+    shards = sorted((tmp_path / "out").glob("*.parquet"))
+    assert max(len({row.source_id for row in load_rows(str(path))}) for path in shards) == 2
+    for split in ("train", "test"):
+        rows, whole = (load_rows(str(tmp_path / out / f"{split}-*.parquet")) for out in ("out", "whole"))
+        assert [row.id for row in rows] == [row.id for row in whole]
+        assert [row.clips[0].audio for row in rows] == [row.clips[0].audio for row in whole]
 
 
 def test_what_was_begun_is_not_gone_on_with_where_other_recordings_cut_other_chunks(tmp_path, monkeypatch):
