@@ -14,6 +14,9 @@ import transformers
 from tiny import RATE, tokenizer, unsettle
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoConfig, WhisperFeatureExtractor
+from transformers.models.gemma3n.configuration_gemma3n import Gemma3nVisionConfig
+from transformers.models.gemma3n.feature_extraction_gemma3n import Gemma3nAudioFeatureExtractor
+from transformers.models.gemma3n.processing_gemma3n import Gemma3nProcessor
 from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeatureExtractor
 from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
 from transformers.models.granite_speech.feature_extraction_granite_speech import GraniteSpeechFeatureExtractor
@@ -66,6 +69,7 @@ QFORMER = {
     "model_type": "blip_2_qformer", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
     "intermediate_size": 32, "encoder_hidden_size": 16,
 }  # fmt: skip
+GEMMA_PLACES = 188  # of a clip, which is what thirty seconds take
 ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 
 
@@ -86,6 +90,24 @@ class Omni3(Bare, Qwen3OmniMoeProcessor):
 
 class Gemma(Bare, Gemma4Processor):
     """Gemma 4's."""
+
+
+class Gemma3n(Bare, Gemma3nProcessor):
+    """Gemma 3n's."""
+
+
+class Picture(transformers.PreTrainedModel):
+    """What stands for Gemma 3n's vision tower, which needs timm: it has one weight, and sees nothing."""
+
+    config_class = Gemma3nVisionConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.post_init()
+
+
+transformers.AutoModel.register(Gemma3nVisionConfig, Picture, exist_ok=True)
 
 
 class Granite(Bare, transformers.GraniteSpeechProcessor):
@@ -174,6 +196,14 @@ def bare(cls, **parts):
     return made
 
 
+def gemma3n(tokens):
+    """The processor of Gemma 3n, which gives every clip the same number of places."""
+    made = bare(Gemma3n, feature_extractor=Gemma3nAudioFeatureExtractor(feature_size=MELS), tokenizer=tokens)
+    made.chat_template, made.audio_seq_length = PLAIN, GEMMA_PLACES
+    made.full_audio_sequence = f"\n\n{made.boa_token}{made.audio_token * made.audio_seq_length}{made.eoa_token}\n\n"
+    return made
+
+
 def processor_of(kind, tokens):
     """The model's own processor, with a chat template of the form that it takes."""
     flamingo = {"chat_template": PLAIN, "audio_token": "<|sound|>", "max_audio_len": 4}
@@ -198,6 +228,7 @@ def processor_of(kind, tokens):
         "qwen3_omni_moe_thinker": lambda: bare(
             Omni3, feature_extractor=extractor(), tokenizer=tokens, chat_template=BRACKETED
         ),
+        "gemma3n": lambda: gemma3n(tokens),
         "gemma4": lambda: bare(
             Gemma,
             feature_extractor=Gemma4AudioFeatureExtractor(feature_size=MELS),
@@ -262,6 +293,20 @@ def sizes_of(kind):
                 "moe_intermediate_size": 16,
             },
         },
+        "gemma3n": {
+            "audio_soft_tokens_per_image": GEMMA_PLACES,
+            "audio_config": {
+                "vocab_size": 8, "input_feat_size": MELS, "hidden_size": 16,
+                "conf_num_attention_heads": 2, "conf_num_hidden_layers": 1, "sscp_conv_channel_size": [4, 4],
+            },
+            "vision_config": {"vocab_size": 8, "hidden_size": 16},
+            "text_config": {
+                "model_type": "gemma3n_text", **TEXT, "intermediate_size": [48, 48], "vocab_size_per_layer_input": 400,
+                "hidden_size_per_layer_input": 8, "sliding_window": 9, "final_logit_softcapping": 5.0,
+                "layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0, "laurel_rank": 4,
+                "activation_sparsity_pattern": [0.0, 0.0],
+            },
+        },
         "gemma4": {
             "audio_config": {
                 "model_type": "gemma4_audio", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -281,7 +326,7 @@ VOXTRAL = transformers.VoxtralProcessor.audio_kwargs | {"pad_to_multiple_of": 2 
 """Settings of Voxtral's processor, which has them in its class, for windows of two seconds."""
 KINDS = [
     "qwen2_audio", "voxtral", "audioflamingo3", "musicflamingo", "glmasr", "qwen3_asr", "granite_speech",
-    "granite_speech_plus", "fun_asr_nano", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "gemma4",
+    "granite_speech_plus", "fun_asr_nano", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "gemma3n", "gemma4",
 ]  # fmt: skip
 ON_DISK = KINDS[:6]
 """Those whose processor can be saved here."""
@@ -298,6 +343,11 @@ def whole(kind, seed=0, **changes):
     if model_type:
         parts["text_config"] = {"model_type": model_type, **TEXT}
     parts["text_config"] |= text | changes
+    if kind == "gemma3n":  # the ends of whose vocabulary belong to what sees and hears
+        parts["vision_config"]["vocab_offset"], parts["audio_config"]["vocab_offset"] = (
+            len(tokens) - 16,
+            len(tokens) - 8,
+        )
     audio = tokens.convert_tokens_to_ids(processor.audio_token)
     if "omni" in kind:
         parts["vision_start_token_id"] = tokens.convert_tokens_to_ids("<|vb|>")

@@ -189,7 +189,8 @@ class NativeProcessor(PromptWriter):
                 f"{self.kind.title} writes between the placeholders of a clip, which is not supported here"
             )
         before, after = (self.tokenizer.decode(part, skip_special_tokens=False) for part in (ids[:first], ids[last:]))
-        return before, after
+        own = self.tokenizer.decode(self.tokenizer.encode("a", add_special_tokens=False)).partition("a")[0]
+        return before.removeprefix(own), after  # without the space that a tokenizer puts before a text
 
     def fingerprint(self) -> str:
         """Stands for all that decides how many tokens messages take."""

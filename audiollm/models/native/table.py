@@ -85,8 +85,7 @@ class Native:
     says how many seconds of a clip its processor takes (None: all), `longest` the same in words, of the public ones.
     `vectors`: what a clip becomes for the language model by itself [M, D], where the encoder would hear the padding of
     a batch.
-    `shares_audio`: questions can share their clip, if the language model's attention lets them. `checked`: whether the
-    tests run it.
+    `shares_audio`: questions can share their clip, if the language model's attention lets them.
     """
 
     title: str
@@ -99,7 +98,6 @@ class Native:
     shares_audio: bool = True
     chat_template: str | None = None
     hear: Callable[[Any, Any], tuple[int, Features]] | None = None
-    checked: bool = True
 
     def part_of(self, name: str) -> str | None:
         """The part that a parameter belongs to, by its name below the base model."""
@@ -149,9 +147,7 @@ NATIVES: dict[str, Native] = {
     "fun_asr_nano": Native("Fun-ASR-Nano", "FunAsrNanoForConditionalGeneration", ANY, vectors=fun_vectors),
     "granite_speech": Native("Granite Speech", "GraniteSpeechForConditionalGeneration", **GRANITE),
     "granite_speech_plus": Native("Granite Speech Plus", "GraniteSpeechPlusForConditionalGeneration", **GRANITE),
-    "gemma3n": Native(
-        "Gemma 3n", "Gemma3nForConditionalGeneration", **GEMMA, shares_audio=False, checked=False
-    ),
+    "gemma3n": Native("Gemma 3n", "Gemma3nForConditionalGeneration", **GEMMA, shares_audio=False),
     "gemma4": Native("Gemma 4", "Gemma4ForConditionalGeneration", **GEMMA),
 }  # fmt: skip
 """By `model_type`."""
@@ -170,7 +166,7 @@ def native_part(name: str) -> str:
 
 def support_table() -> str:
     """What each model supports, as a table in Markdown."""
-    columns = ("model", "longest clip", "questions share their clip", "clips of a batch", "tested here", "`model_type`")
+    columns = ("model", "longest clip", "questions share their clip", "clips of a batch", "`model_type`")
     lines = [columns, ("---",) * len(columns)]
     for title in dict.fromkeys(kind.title for kind in NATIVES.values()):
         types = [name for name, kind in NATIVES.items() if kind.title == title]
@@ -178,5 +174,5 @@ def support_table() -> str:
         shares = "yes" if kind.shares_audio else "no, each hears it by itself"
         together = "one by one" if kind.vectors else "together"
         named = ", ".join(f"`{name}`" for name in types)
-        lines.append((title, kind.longest, shares, together, "yes" if kind.checked else "no", named))
+        lines.append((title, kind.longest, shares, together, named))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
