@@ -19,7 +19,7 @@ from pyarrow import parquet
 from audiollm.conversation import RowError
 from audiollm.curation.archives import Archive, NoSuchSplit, names_of
 from audiollm.curation.dataset import DataSet
-from audiollm.data.hub import PREFIX, HubDataset, RemoteFile, is_stored, parquet_in
+from audiollm.data.hub import PREFIX, HubDataset, RemoteFile, files_in, is_stored
 from audiollm.data.sources import features_of, with_class_names
 
 CHUNK_BYTES = 500 * 2**20
@@ -223,12 +223,12 @@ class Store(NamedTuple):
 
     def listed(self) -> list[str]:
         """The paths of all of them, from the folder on; RowError where the store is out of reach."""
-        _, folder, found = parquet_in(self.name)
+        _, folder, found = files_in(self.name, ".parquet")
         return [path.removeprefix(folder) for path in found]
 
     def files(self) -> list[Path | RemoteFile]:
         """Those whose path says the split; RowError where there is none."""
-        filesystem, folder, found = parquet_in(self.name)
+        filesystem, folder, found = files_in(self.name, ".parquet")
         mine = [path for path in found if says_split(path.removeprefix(folder), self.split)]
         if not mine:
             raise RowError(self.name, "", f"has no split {self.split!r} among its {len(found)} Parquet files")

@@ -1,7 +1,8 @@
 """Data sets of the Hugging Face hub: downloaded once to the hub's cache, or read where they lie; object stores.
 
     hf://datasets/OWNER/NAME      or hf://datasets/FOLDER, for a data set in a folder of this machine
-    s3://bucket/folder            Parquet files, by any address that fsspec knows: gs://, az:// ...; read where they lie
+    s3://bucket/folder            Parquet files or tar shards, by any address that fsspec knows: gs://, az:// ...;
+                                  read where they lie
 
 No code of a data set is run. Not here: what its rows mean (formats.py), the index and order of a stream (streams.py).
 """
@@ -11,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,6 +22,9 @@ from fsspec.core import url_to_fs
 from audiollm.conversation import RowError
 
 PREFIX = "hf://datasets/"
+READ_THERE = (".parquet", ".tar")
+"""What is read in an object store."""
+BLOCKS_KEPT = 4
 
 
 T = TypeVar("T")
@@ -28,20 +32,32 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A Parquet file that is read where it lies, by ranges."""
+    """A Parquet file or a tar shard that is read where it lies, by ranges."""
 
     url: str
     version: str  # another one, if it was changed
-    suffix: ClassVar[str] = ".parquet"
     parent: ClassVar[None] = None  # of no folder, from which paths in it could count
 
     def __str__(self) -> str:
         return self.url
 
-    def open(self) -> Any:
-        """The file; what is not asked for is not read."""
+    @property
+    def suffix(self) -> str:
+        """.parquet or .tar."""
+        return PurePosixPath(self.url).suffix
+
+    @property
+    def stem(self) -> str:
+        """Its name without the suffix."""
+        return PurePosixPath(self.url).stem
+
+    def open(self, block: int = 0) -> Any:
+        """The file, of which blocks of so many bytes are read and the last ones kept; or only what is asked for."""
         filesystem, path = url_to_fs(self.url)
-        return filesystem.open(path, "rb", cache_type="none")
+        if not block:
+            return filesystem.open(path, "rb", cache_type="none")
+        kept = {"maxblocks": BLOCKS_KEPT}
+        return filesystem.open(path, "rb", cache_type="blockcache", block_size=block, cache_options=kept)
 
 
 class HubDataset(NamedTuple):
@@ -144,8 +160,15 @@ def in_store(address: str) -> Iterator[tuple[Any, str]]:
     """The filesystem and the path of an address in an object store; whatever the store raises is a RowError."""
     refuse_password(address)
     require_store(address)
-    try:
+    with within_reach(address):
         yield url_to_fs(address.rstrip("/"))
+
+
+@contextmanager
+def within_reach(address: str) -> Iterator[None]:
+    """Whatever a store raises is a RowError with the address."""
+    try:
+        yield
     except RowError:
         raise
     except Exception as error:  # each store has errors of its own, which share no class
@@ -154,19 +177,23 @@ def in_store(address: str) -> Iterator[tuple[Any, str]]:
         raise RowError(address, "", cause) from None
 
 
-def parquet_in(address: str) -> tuple[Any, str, list[str]]:
-    """The filesystem of an address, the path in it, and the Parquet files of that folder, pattern or file."""
+def files_in(address: str, *suffixes: str) -> tuple[Any, str, list[str]]:
+    """The filesystem of an address, the path in it, and the files of that folder, pattern or file with a suffix."""
     with in_store(address) as (filesystem, path):
+        if path.endswith(suffixes) and filesystem.isfile(path):
+            return filesystem, path, [path]  # to list it would be to download it over HTTP
         found = filesystem.glob(path) if set("*?[") & set(path) else filesystem.find(path)
-        return filesystem, path, sorted(one for one in found if one.endswith(".parquet"))
+        return filesystem, path, sorted(one for one in found if one.endswith(suffixes))
 
 
 def stored_files(address: str) -> list[RemoteFile]:
-    """The Parquet files that an address in an object store means; RowError where there is none."""
-    filesystem, _, found = parquet_in(address)
+    """The Parquet files or tar shards that an address in an object store means; RowError where there is none."""
+    filesystem, _, found = files_in(address, *READ_THERE)
     if not found:
-        cause = "holds no Parquet file, and nothing else is read in an object store; copy it to this machine"
-        raise RowError(address, "", cause)
+        cause = "holds no Parquet file and no tar shard, and nothing else is read in an object store"
+        raise RowError(address, "", f"{cause}; copy it to this machine")
+    if len({PurePosixPath(path).suffix for path in found}) > 1:
+        raise RowError(address, "", "holds both Parquet files and tar shards; say which, as in s3://bucket/set/*.tar")
     with in_store(address):
         return [RemoteFile(filesystem.unstrip_protocol(path), str(filesystem.ukey(path))) for path in found]
 

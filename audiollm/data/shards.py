@@ -12,12 +12,15 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from audiollm.conversation import RowError
 from audiollm.data.formats import RECORDINGS, Raw, with_recording
+from audiollm.data.hub import RemoteFile, within_reach
 
+BLOCK_FOR_ALL, BLOCK_FOR_ONE = 2**22, 2**17  # bytes
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 DAMAGED = (tarfile.TarError, ValueError, OverflowError, MemoryError, EOFError)  # what tarfile raises at a bad header
 
@@ -36,9 +39,12 @@ def refuse_compressed(path: Path) -> None:
         raise RowError(str(path), "", "is compressed, and a row of it cannot be read alone; unpack it to a plain .tar")
 
 
-def read_keys(path: Path, place: int = 0, *, listens: bool = True) -> Iterator[Keyed]:
-    """The keys of a shard from the byte of a header on; without `listens` a clip is its name, and not read."""
-    with path.open("rb") as file:
+def read_keys(path: Path | RemoteFile, place: int = 0, *, listens: bool = True) -> Iterator[Keyed]:
+    """The keys of a shard from the byte of a header on; without `listens` a clip is its name, and not read.
+
+    In an object store it is read in blocks: large ones from its beginning on, as all of it is wanted then.
+    """
+    with opened(path, BLOCK_FOR_ONE if place else BLOCK_FOR_ALL) as file:
         key, members = "", list[tarfile.TarInfo]()
         damage = None
         try:
@@ -57,9 +63,20 @@ def read_keys(path: Path, place: int = 0, *, listens: bool = True) -> Iterator[K
             yield Keyed(place, key, damage)
 
 
+@contextmanager
+def opened(path: Path | RemoteFile, block: int) -> Iterator[BinaryIO]:
+    """A shard, here or in an object store."""
+    if isinstance(path, Path):
+        with path.open("rb") as file:
+            yield file
+    else:
+        with within_reach(path.url), path.open(block) as file:
+            yield file
+
+
 def members_of(file: BinaryIO, place: int) -> Iterator[tarfile.TarInfo]:
     """The files in a tar from the byte of a header on; one of DAMAGED where it cannot be read on."""
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
     for member in headers_of(file, place):
         if member.offset_data + member.size > size:
             raise tarfile.ReadError(f"{member.name} is cut off")
@@ -85,7 +102,9 @@ def key_of(member: tarfile.TarInfo) -> str:
     return str(name.with_name(name.name.partition(".")[0]))
 
 
-def raw_of(path: Path, key: str, file: BinaryIO, members: Sequence[tarfile.TarInfo], listens: bool) -> Raw | RowError:
+def raw_of(
+    path: Path | RemoteFile, key: str, file: BinaryIO, members: Sequence[tarfile.TarInfo], listens: bool
+) -> Raw | RowError:
     """The row of a key as it stands, its recording in it as bytes."""
     origin = f"{path}:{key}"
     sounds = [member for member in members if PurePosixPath(member.name).suffix.lower() in RECORDINGS]

@@ -101,7 +101,7 @@ def load_rows(
     """All rows of a path, a glob, a folder of recordings, a data set, a list of dicts, or a list of these.
 
     A data set is a `datasets.Dataset`, or one on the hub: `hf://datasets/OWNER/NAME`, or a `HubDataset`. A path may be
-    one in an object store (`s3://bucket/folder`), of which Parquet is read, where it lies.
+    one in an object store (`s3://bucket/folder`), of which Parquet and tar shards are read, where they lie.
 
     format: a name from FORMATS, for what cannot be told by its shape. question: what tables without such a column and
     folders of recordings ask. strict: the first bad row is raised. problems: collects bad rows, which are otherwise
@@ -234,7 +234,7 @@ def open_source(source: Any) -> Iterator[Opened]:
         yield Opened(str(hub), None, read_dataset(hub.load(), hub.path))
     elif is_stored(source):
         for file in stored_files(source):
-            yield Opened(str(file), None, read_parquet(file))
+            yield Opened(str(file), None, read_parquet(file) if file.suffix == ".parquet" else read_shard(file))
     elif isinstance(source, (str, os.PathLike)):
         for path in files_of_rows(os.path.expanduser(source)):
             yield from open_listed(path) if path.name == LISTED else [_open_path(path)]
@@ -422,7 +422,7 @@ def read_recordings(folder: Path) -> Placed:
         yield str(path), answer if isinstance(answer, RowError) else row
 
 
-def read_shard(path: Path) -> Placed:
+def read_shard(path: Path | RemoteFile) -> Placed:
     """Rows of a WebDataset shard, a key each, with their sound as bytes."""
     for keyed in read_keys(path):
         yield f"{path}:{keyed.key}", keyed.raw

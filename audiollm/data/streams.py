@@ -7,7 +7,8 @@ The index is made once, by reading every row; then the rows of a recording are r
 worker. Neighbouring rows about one recording are brought together; in a tar shard each key is a recording, whose sound
 is not read for the index. JSONL and shards are shuffled as a whole; Parquet by row groups, whose order is shuffled and
 within which rows are, since a row group is read at once. Parquet on the hub and in object stores is read where it lies;
-its sound is not read for the index where it is a column of `bytes`, so each of its rows is a recording.
+its sound is not read for the index where it is a column of `bytes`, so each of its rows is a recording. Shards in
+object stores pass by once while the index is made.
 Not here: what a row means (sources.py, conversation.py), its tokens (measured.py), in which order they come (order.py).
 """
 
@@ -266,7 +267,7 @@ def read_row_groups(path: File, place: int, line: int, *, listens: bool = True) 
             place, line = place + 1, line + 1
 
 
-def read_shard(path: Path, place: int, line: int, *, listens: bool = True) -> Iterator[Found]:
+def read_shard(path: File, place: int, line: int, *, listens: bool = True) -> Iterator[Found]:
     """Rows of a tar shard from the byte of a header on."""
     for number, keyed in enumerate(read_keys(path, place, listens=listens), start=line):
         yield Found(keyed.place, number, 0, keyed.raw, keyed.key)

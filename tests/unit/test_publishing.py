@@ -252,7 +252,7 @@ def test_rows_that_are_not_read_in_an_object_store_are_refused_there(source, tmp
     with pytest.raises(ValueError, match="JSONL, which are not read in an object store; make it with audio=embed"):
         publish(folder, STORE)
     fsspec.filesystem("memory").pipe("/bucket/esc/train.jsonl", b"{}")
-    with pytest.raises(ValueError, match="holds no Parquet file, and nothing else is read in an object store"):
+    with pytest.raises(ValueError, match="holds no Parquet file and no tar shard, and nothing else is read"):
         load_rows(STORE)
 
 

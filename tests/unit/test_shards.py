@@ -6,12 +6,14 @@ import random
 import tarfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFile
 
 from audiollm.conversation import RowError
 from audiollm.data import shards
-from audiollm.data.sources import Problems, load_rows
+from audiollm.data.sources import Problems, fingerprint, load_rows
 from audiollm.data.streams import open_stream
 
 CLIPS = {number: bytes(random.Random(number).randbytes(100 + 700 * number)) for number in range(7)}
@@ -113,6 +115,70 @@ def test_a_text_is_the_answer_as_in_a_folder_of_recordings(tmp_path):
     rows = load_rows(path, strict=True)
     assert heard(rows) == heard(load_rows(folder, strict=True)) and streamed(path, tmp_path)[0] == rows
     assert [row.source for row in rows] == [row.source for row in load_rows(folder)]
+
+
+STORE = "memory://bucket/birds"
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Two shards here, and the same in an object store."""
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    for name, numbers in (("a", range(4)), ("b", range(4, 7))):
+        write_tar(tmp_path / f"{name}.tar", members(numbers=numbers))
+        files.put_file(str(tmp_path / f"{name}.tar"), f"/bucket/birds/{name}.tar")
+    return files
+
+
+def test_shards_in_an_object_store_are_those_of_this_machine(store, tmp_path):
+    here = load_rows(str(tmp_path / "*.tar"), strict=True)
+    for address in (STORE, f"{STORE}/*.tar", f"{STORE}/"):
+        there = load_rows(address, strict=True)
+        assert there == here and there[0].origin == "memory:///bucket/birds/a.tar:in/0"
+        assert streamed(address, tmp_path)[0] == here
+    assert load_rows(f"{STORE}/b.tar") == here[4:]
+    before = fingerprint(STORE)
+    store.put_file(str(tmp_path / "a.tar"), "/bucket/birds/b.tar")
+    assert fingerprint(STORE) != before and len(streamed(STORE, tmp_path)[0]) == 8
+
+
+def test_a_key_in_an_object_store_is_read_without_what_is_before_it(store, tmp_path, monkeypatch):
+    stream, _ = open_stream(STORE, tmp_path)
+    asked = []
+    fetch = MemoryFile.read
+    monkeypatch.setattr(
+        MemoryFile, "read", lambda self, size=-1: asked.append((self.tell(), size)) or fetch(self, size)
+    )
+    (row,) = stream[3]
+    size = store.size("/bucket/birds/a.tar")
+    assert row.clips[0].audio == CLIPS[3] and asked
+    assert min(place for place, _ in asked) > size / 3 and sum(count for _, count in asked) < size / 2
+
+
+def test_what_is_damaged_mixed_or_compressed_in_an_object_store_is_one_sentence(store, tmp_path):
+    whole = store.cat("/bucket/birds/a.tar")
+    store.pipe("/bucket/birds/a.tar", whole[:3000])
+    problems = Problems()
+    rows = load_rows(STORE, problems=problems)
+    assert [error.origin for error in problems.errors] == ["memory:///bucket/birds/a.tar"]
+    assert len(rows) == 3 + 1 and "is damaged after" in problems.examples[0]
+    store.pipe("/bucket/birds/a.parquet", b"x")
+    with pytest.raises(RowError, match=r"holds both Parquet files and tar shards; say which"):
+        load_rows(STORE)
+    store.rm("/bucket/birds", recursive=True)
+    store.pipe("/bucket/birds/a.tar.gz", b"x")
+    with pytest.raises(RowError, match=r"no Parquet file and no tar shard, .*; copy it to this machine"):
+        load_rows(STORE)
+
+
+def test_a_store_that_fails_while_a_shard_is_read_is_told_with_its_address(store, monkeypatch):
+    def fail(self, size=-1):
+        raise KeyError("socket")
+
+    monkeypatch.setattr(MemoryFile, "read", fail)
+    with pytest.raises(RowError, match=r"memory:///bucket/birds/a\.tar: cannot be reached \('socket'\)"):
+        load_rows(STORE)
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
