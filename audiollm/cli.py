@@ -293,9 +293,11 @@ def inspect(
     """Show what rows hold before a model is trained on them: figures here, a page with sound in a file."""
     from audiollm.curation.inspecting import inspect_rows, parse_sound
     from audiollm.curation.reading import read_rows, reader_of
+    from audiollm.data.sources import refuse_overwriting
     from audiollm.report.figures import counted
     from audiollm.report.inspection import print_inspection, write_inspection
 
+    refuse_overwriting(rows, [out])
     reader = reader_of(tokenizer, supervise)
     found, examples = inspect_rows(
         rows, format=from_, tokenizer=tokenizer, window_s=window, sound=parse_sound(sound), num_proc=num_proc,
@@ -327,7 +329,10 @@ def overlap(
 ) -> None:
     """Find recordings that two sets share, or that come twice in one, by the names of sources and by sound."""
     from audiollm.curation.overlap import find_overlap
+    from audiollm.data.sources import refuse_overwriting
 
+    for read in filter(None, (train, with_)):
+        refuse_overwriting(read, [out] if out else [])
     found = find_overlap(train, with_, folder=index, num_proc=num_proc)
     print(found.summary())
     if out is not None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from audiollm.conversation import RowError
 from audiollm.curation.archives import Archive
-from audiollm.curation.dataset import Ask, DataSet, Draw, Dropped, Item
+from audiollm.curation.dataset import DataSet, Draw, Dropped, Item
+from audiollm.curation.instructions import described
 from audiollm.curation.joining import of_youtube
 
 SET = DataSet(
@@ -50,6 +51,4 @@ def convert(row: dict[str, Any], draw: Draw) -> Item:
     """All captions of one clip: the first is the answer, and the others are as right."""
     if isinstance(row["audio"], Dropped):
         raise row["audio"]
-    first, *others = (caption.strip() for caption in row["caption"])
-    ask = Ask("caption", draw.phrase("caption"), first, references=tuple(others))
-    return Item(row["audio"], row["youtube_id"], [ask])
+    return Item(row["audio"], row["youtube_id"], [described(draw, "caption", row["caption"])])

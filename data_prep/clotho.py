@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from audiollm.curation.archives import Archive
-from audiollm.curation.dataset import Ask, DataSet, Draw, Item
+from audiollm.curation.dataset import DataSet, Draw, Item
+from audiollm.curation.instructions import described
 
 SET = DataSet(
     title="Clotho v2.1: sounds of Freesound, each described in five sentences",
@@ -41,6 +42,4 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def convert(row: dict[str, Any], draw: Draw) -> Item:
     """One question a clip: the first caption is the answer, and the other four are as right."""
-    first, *others = (caption.strip() for caption in row["raw_text"])
-    ask = Ask("caption", draw.phrase("caption"), first, references=tuple(others))
-    return Item(row["audio"], row["index"].rpartition("/")[2], [ask])
+    return Item(row["audio"], row["index"].rpartition("/")[2], [described(draw, "caption", row["raw_text"])])

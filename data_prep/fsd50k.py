@@ -42,7 +42,7 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     table = list(archive.table(str(ground.relative_to(archive.folder)), needs=needs))
     common = commonest((label for _, row in table for label in labels_of(row)), SIMILAR)
     for place, row in table:
-        if row.get("split", "eval") in SET.splits[split]:
+        if archive.is_of(split, row.get("split", "eval"), place, SET.splits):
             audio = archive.recording(str(folder), f"FSD50K.{part}_audio", f"{row['fname']}.wav")
             yield place, row | {"audio": audio, "license": licenses.get(row["fname"], ""), "common": common}
 

@@ -30,7 +30,8 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in archive.find_all(f"{FOLDERS[split]}/*/*/*.trans.txt", f"*/{FOLDERS[split]}/*/*/*.trans.txt"):
         for place, line in archive.lines(path):
             name, _, text = line.partition(" ")
-            yield place, {"id": name, "text": text, "audio": path.with_name(f"{name}.flac")}
+            audio = archive.recording(str(path.parent.relative_to(archive.folder)), f"{name}.flac")
+            yield place, {"id": name, "text": text, "audio": audio}
 
 
 def convert(row: dict[str, Any], draw: Draw, *, case: Literal["lower", "as_is"] = "lower") -> Item:

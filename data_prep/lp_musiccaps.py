@@ -15,7 +15,8 @@ heard: the card advises against it, and it is not read. The card says MIT, the r
 from pathlib import Path
 from typing import Any
 
-from audiollm.curation.dataset import Ask, DataSet, Draw, Dropped, Item
+from audiollm.curation.dataset import DataSet, Draw, Item
+from audiollm.curation.instructions import described
 from audiollm.curation.joining import of_youtube, recording_of
 
 SET = DataSet(
@@ -33,14 +34,10 @@ SET = DataSet(
 
 def convert(row: dict[str, Any], draw: Draw, *, recordings: Path) -> Item:
     """The written caption; summary and paraphrase are as right."""
-    captions = [caption.strip() for name in SET.columns if (caption := row[name]) and caption.strip()]
-    if not captions:
-        raise Dropped("no caption")
+    ask = described(draw, "music_caption", (row[name] for name in SET.columns))
     if "ytid" in row:
         name, audio = row["ytid"], of_youtube(recordings, row["ytid"], row["start_s"], row["end_s"])
     else:
         name = str(row["track_id"])
         audio = recording_of(recordings, *([Path(row["path"]).stem] if row.get("path") else []), name)
-    answer, *others = dict.fromkeys(captions)
-    ask = Ask("music_caption", draw.phrase("music_caption"), answer, references=tuple(others))
-    return Item(audio, name, [ask], description=answer)
+    return Item(audio, name, [ask], description=ask.answer)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from audiollm.curation.archives import Archive
-from audiollm.curation.dataset import Ask, DataSet, Draw, Dropped, Item
+from audiollm.curation.dataset import DataSet, Draw, Dropped, Item
+from audiollm.curation.instructions import described
 
 SET = DataSet(
     title="MusicBench: music with captions, tempo, key and chords",
@@ -40,12 +41,11 @@ def convert(row: dict[str, Any], draw: Draw, *, min_keyprob: float = 0.5, musicc
     """Caption, tempo, key (where its program is sure), chords. `musiccaps_test`: train on what MusicCaps tests on."""
     if row.get("is_audioset_eval_mcaps") and row.get("trains") and not musiccaps_test:
         raise Dropped("MusicCaps tests on it")
-    caption, other = row["main_caption"].strip(), (row.get("alt_caption") or "").strip()
-    asks = [Ask("music_caption", draw.phrase("music_caption"), caption, references=(other,) if other else ())]
+    asks = [described(draw, "music_caption", (row["main_caption"], row.get("alt_caption")))]
     if row["bpm"]:
         asks.append(draw.ask("tempo", str(round(row["bpm"]))))
     if row["key"] and row["keyprob"] and row["keyprob"][0] >= min_keyprob:
         asks.append(draw.ask("key", " ".join(row["key"])))
     if chords := [chord for chord in row["chords"] or () if chord != "N"]:  # N: no chord there
         asks.append(draw.ask("chords", ", ".join(chords)))
-    return Item(row["audio"], Path(row["location"]).stem[:11], asks, description=caption)  # the id of its video
+    return Item(row["audio"], Path(row["location"]).stem[:11], asks, description=asks[0].answer)  # the id of its video

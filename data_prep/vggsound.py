@@ -44,7 +44,7 @@ def read(archive: Archive, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     table = list(archive.table("vggsound.csv", "*/vggsound.csv", header=COLUMNS))
     common = commonest((label_of(row) for _, row in table), SIMILAR)
     for place, row in table:
-        if row["split"].strip() == split:
+        if archive.is_of(split, row["split"].strip(), place, SET.splits):
             yield place, row | {"common": common}
 
 
@@ -59,5 +59,5 @@ def convert(row: dict[str, Any], draw: Draw, *, recordings: Path) -> Item:
     start_s = float(row["start_seconds"])
     audio = of_youtube(recordings, row["youtube_id"], start_s, start_s + CLIP_S)
     others = [other for other in SIMILAR if not set(other.split()) & set(label.split()) - COMMON]
-    asks = classify(draw, "sound", label, others, similar=SIMILAR, common=row.get("common", ()))
+    asks = classify(draw, "sound", label, [label, *others], similar=SIMILAR, common=row.get("common", ()))
     return Item(audio, row["youtube_id"], asks)

@@ -46,6 +46,12 @@ class Archive:
         names = ", ".join(sorted(path.name for path in self.folder.iterdir())[:8]) or "nothing"
         raise NoSuchSplit(f"{self.folder} has no {' or '.join(patterns)} (it has {names}); it takes {self.original}")
 
+    def _file(self, path: Path) -> Path:
+        """A path that can be read to an end, which is no folder and no pipe."""
+        if not path.is_file():
+            raise ValueError(f"{path} is no file; it takes {self.original}")
+        return path
+
     def find_all(self, *patterns: str) -> list[Path]:
         """All that fit one of the patterns, in order."""
         self.find(*patterns)
@@ -55,6 +61,12 @@ class Archive:
         """The path of a recording that a table names; None where the name leads out of the folder."""
         path = self.folder.joinpath(*map(str, parts))
         return path if path.resolve().is_relative_to(self.folder.resolve()) else None
+
+    def is_of(self, split: str, said: str, place: str, splits: Mapping[str, Sequence[str]]) -> bool:
+        """Whether a row that says its split is of this one; one that is of none is one of the bad, once."""
+        if split == next(iter(splits)) and not any(said in names for names in splits.values()):
+            self.bad.append(RowError(place, "split", f"{said!r} is none of the set's"))
+        return said in splits[split]
 
     def has(self, place: str, row: Any, *needs: str) -> bool:
         """Whether a row is an object with all that is needed; else it is one of the bad."""
@@ -76,10 +88,10 @@ class Archive:
         quotes: bool = True,
     ) -> Placed:
         """The rows of a table by its header, or by the one given here; ValueError names columns that it lacks."""
-        path = self.find(*patterns)
+        path = self._file(self.find(*patterns))
         with path.open(encoding=encoding, errors="replace", newline="") as file:
             kind = csv.excel if quotes else UnquotedDialect
-            reader = csv.DictReader(file, header, delimiter=delimiter, dialect=kind)
+            reader = csv.DictReader(file, header, delimiter=delimiter, dialect=kind, strict=True)
             if missing := lacking(needs, reader.fieldnames or ()):
                 found = names_of(reader.fieldnames or ())
                 raise ValueError(
@@ -95,14 +107,26 @@ class Archive:
                     yield place, row
 
     def _rows(self, path: Path, reader: "csv.DictReader[str]") -> Iterator[dict[str | Any, str | Any]]:
-        try:
-            yield from reader
-        except csv.Error as error:
-            raise ValueError(f"{path}:{reader.line_num + 1}: broken table ({error}); check the quotes") from None
+        """The rows that can be read; ValueError for a quote that is opened and takes in all that follows."""
+        while True:
+            first = reader.reader.line_num + 1
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                if "end of data" in str(error) or "limit" in str(error):
+                    cause = f"broken table from here on ({error}); check the quotes"
+                    raise ValueError(f"{path}:{first}: {cause}") from None
+                last = reader.reader.line_num
+                until = f", with all lines up to {last}" if last > first else ""
+                self.bad.append(RowError(f"{path}:{first}", "", f"is broken{until} ({error}); check the quotes"))
+                continue
+            if row is None:
+                return
+            yield row
 
     def lines(self, path: Path) -> Iterator[tuple[str, str]]:
         """The lines of a text that have something in them."""
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
+        with self._file(path).open(encoding="utf-8-sig", errors="replace") as file:
             for number, line in enumerate(file, start=1):
                 if UNREADABLE in line:
                     self.bad.append(not_in("utf-8", f"{path}:{number}"))
@@ -112,7 +136,7 @@ class Archive:
 
     def list(self, *patterns: str, key: str | None = None, needs: Sequence[str] = ()) -> Placed:
         """The objects of a JSON list, of the list under `key`, of the values of one object, or of JSON lines."""
-        path = self.find(*patterns)
+        path = self._file(self.find(*patterns))
         if path.suffix == ".jsonl" or _is_lines(path):
             yield from self.json_lines(path, needs)
             return
@@ -132,7 +156,7 @@ class Archive:
 
     def json_lines(self, path: Path, needs: Sequence[str] = ()) -> Placed:
         """The objects of a file that has one a line."""
-        with path.open("rb") as file:
+        with self._file(path).open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue

@@ -41,6 +41,8 @@ class DataSet:
     """OWNER/NAME of its Parquet files with sound; None where the hub has none."""
     config: str | None = None
     """Of the hub, if nothing is said."""
+    revision: str | None = None
+    """Of the hub, if nothing is said; the newest where there is none."""
     original: str = ""
     """What lies in a folder that `read` reads."""
     language: str | None = None

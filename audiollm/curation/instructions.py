@@ -7,7 +7,7 @@ Not here: ways of asking (prompts.py), which labels a set has (data_prep/).
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from audiollm.curation.dataset import Ask, Draw
+from audiollm.curation.dataset import Ask, Draw, Dropped
 
 NUM_CHOICES = 4
 HARD_SHARE = 0.5
@@ -24,6 +24,17 @@ SIMILAR_EMOTIONS = {one: {*group.split()} for group in FEELINGS for one in group
 def words_of(label: str) -> str:
     """A label as words: `dog_bark` -> `dog bark`."""
     return " ".join(label.replace("_", " ").replace("/", " or ").split())
+
+
+def described(draw: Draw, task: str, captions: Iterable[str | None]) -> Ask:
+    """One question about a clip with several captions: the first is the answer, the others are as right.
+
+    Dropped where none has a word.
+    """
+    answer, *others = dict.fromkeys(caption.strip() for caption in captions if caption and caption.strip()) or [""]
+    if not answer:
+        raise Dropped("no caption")
+    return Ask(task, draw.phrase(task), answer, references=tuple(others))
 
 
 def classify(
@@ -44,8 +55,11 @@ def multiple_choice(
 ) -> Ask:  # fmt: skip
     """The task's question with some options, the right one at a random place.
 
-    About half of the wrong ones are hard: of `similar` to the right one, as far as there are any.
+    About half of the wrong ones are hard: of `similar` to the right one, as far as there are any. Dropped for a label
+    that is none of `labels`.
     """
+    if right not in labels:
+        raise Dropped("a label that the set does not have")
     wrong = [label for label in dict.fromkeys(labels) if label != right]
     hard = [label for label in wrong if label in (similar or {}).get(right, ())]
     number = min(num_choices - 1, len(wrong))
@@ -70,7 +84,10 @@ def yes_and_no(
     """Whether something is there: one question with yes, and one with no where anything is absent.
 
     What is absent is by turns any label, one that is `common` in the set, or one that is like something present.
+    Dropped for a label without a word.
     """
+    if not all(label.strip() for label in present):
+        raise Dropped("an empty label")
     asks = [draw.ask("existence", "yes", label=draw.choice(list(present)))] if present else []
     absent = [label for label in dict.fromkeys(labels) if label not in present]
     if absent:

@@ -16,6 +16,7 @@ Not here: running (running.py), formats that are recognised by themselves (data/
 
 import glob
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +38,7 @@ class MapSettings(Settings):
     """Which column of a source is what."""
 
     name: str = "mapped"
-    """`source` of the rows, and part of their ids."""
+    """`source` of the rows, and part of their ids; if not said, the name of the YAML file, or else of the source."""
     source: str | None = None
     """Folder, or OWNER/NAME on the hub."""
     audio: str
@@ -91,8 +92,11 @@ def is_map(text: str) -> bool:
     return "=" in text or text.endswith((".yaml", ".yml"))
 
 
-def read_map(text: str) -> MapSettings:
-    """Settings out of `audio=clip text=label ...` or of a YAML file; ValueError names a wrong one."""
+def read_map(text: str, source: str | None = None) -> MapSettings:
+    """Settings out of `audio=clip text=label ...` or of a YAML file; ValueError names a wrong one.
+
+    source: in place of the one that it says, and of its name where it says none.
+    """
     if "=" not in text:
         given = _read_yaml(text)
         where = text
@@ -101,8 +105,10 @@ def read_map(text: str) -> MapSettings:
         where = "--map"
     if not isinstance(given, Mapping):
         raise ValueError(f"{where}: is a mapping such as `audio: clip`, and not {type(given).__name__}")
+    source = source or given.get("source")
+    name = Path(text).stem if "=" not in text else Path(str(source)).resolve().name if source else ""
     try:
-        settings = MapSettings.model_validate(given)
+        settings = MapSettings.model_validate({"name": re.sub(r"\W+", "_", name) or "mapped"} | dict(given))
     except ValueError as error:
         raise ValueError(f"{where}: {first_of(error)}") from None
     if strange := [label for group in settings.similar for label in group if label not in settings.labels]:

@@ -58,7 +58,7 @@ def prepare(name: str, out: str | Path, options: Mapping[str, Any], *, overwrite
     name: of a converter, or a mapping of columns (mapped.py): a YAML file, or `audio=COLUMN text=COLUMN task=TASK`.
     ValueError for an option that the converter does not have, and for a folder that holds something else.
     """
-    spec = read_map(name).model_dump_json() if is_map(name) else name
+    spec = read_map(name, options.get("source")).model_dump_json() if is_map(name) else name
     out, converter = Path(out), running.find(spec)
     name = running.called(converter)
     settings = checked_options(converter, options)
@@ -170,7 +170,11 @@ def _tables(source: Any) -> list[Path]:
     path = Path(os.path.expanduser(str(source))) if source else None
     if path is None or not path.exists():  # a data set of the hub
         return []
-    return [path] if path.is_file() else sorted(one for one in path.iterdir() if one.suffix.lower() in TABLES)
+    return (
+        [path]
+        if path.is_file()
+        else sorted(one for one in path.iterdir() if one.suffix.lower() in TABLES and one.is_file())
+    )
 
 
 def _identity(table: Path) -> bytes:
@@ -269,7 +273,7 @@ def _in_words(figures: Mapping[str, Any]) -> str:
 
 def _wait_for(name: str, out: Path, options: Mapping[str, Any]) -> float:
     """Wait until another process has made a folder."""
-    converter = running.find(read_map(name).model_dump_json() if is_map(name) else name)
+    converter = running.find(read_map(name, options.get("source")).model_dump_json() if is_map(name) else name)
     wanted = identity(converter, checked_options(converter, options))
     while not _is_done(found := _manifest(out / MANIFEST), wanted):
         time.sleep(1)

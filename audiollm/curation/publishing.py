@@ -27,7 +27,7 @@ from pyarrow import parquet
 from audiollm.conversation import Row, RowError
 from audiollm.curation.prepare import MANIFEST
 from audiollm.data import licences
-from audiollm.data.hub import in_store, is_stored, refuse_password, require_store
+from audiollm.data.hub import in_store, is_stored, refuse_password, require_store, within_reach
 from audiollm.data.sources import open_source, rows_of
 
 CARD = "README.md"
@@ -398,13 +398,16 @@ def default_hub() -> Hub:
 
 def upload(hub: Hub, rows: PreparedRows, files: Mapping[str, int], repo: str, private: bool) -> None:
     """One commit on the hub."""
-    hub.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-    _refuse_others(hub.list_repo_files(repo, repo_type="dataset"), files, rows.patterns, repo)
     patterns = [*rows.patterns, *sorted(rows.recordings), CARD]
-    hub.upload_folder(
-        repo_id=repo, repo_type="dataset", folder_path=str(rows.folder), allow_patterns=patterns,
-        commit_message="Upload by audiollm",
-    )  # fmt: skip
+    with within_reach(repo):
+        hub.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        there = hub.list_repo_files(repo, repo_type="dataset")
+    _refuse_others(there, files, rows.patterns, repo)
+    with within_reach(repo):
+        hub.upload_folder(
+            repo_id=repo, repo_type="dataset", folder_path=str(rows.folder), allow_patterns=patterns,
+            commit_message="Upload by audiollm",
+        )  # fmt: skip
 
 
 def store(folder: Path, files: Mapping[str, int], target: str) -> int:

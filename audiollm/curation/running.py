@@ -38,6 +38,7 @@ from audiollm.resources import import_converter
 ROWS_A_CHUNK = 1000
 BROKEN = "broken recording"
 NOT_A_ROW = "not as the set's rows are"
+UNANSWERED = "questions without an answer"
 TROUBLE = (
     KeyError,
     TypeError,
@@ -145,7 +146,8 @@ def run(
     source = source or getattr(find(spec), "SOURCE", None)
     spec = with_splits(spec, source, config, revision)
     converter = find(spec)
-    config = config or (converter.SET.config if source in (None, converter.SET.hub) else None)
+    if source in (None, converter.SET.hub):
+        config, revision = config or converter.SET.config, revision or converter.SET.revision
     mine, of = parse_shard(shard)
     parts = out / parts_name(shard)
     parts.mkdir(parents=True, exist_ok=True)
@@ -268,7 +270,7 @@ def convert_chunk(job: Job) -> int:
     for number, place, raw in rows_of(job.chunk, find(job.converter).SET):
         figures.read += 1
         try:
-            rows = rows_about(job, number, place, raw)
+            rows, unanswered = rows_about(job, number, place, raw)
         except Dropped as error:
             figures.dropped.append((place, str(error), ""))
         except AudioError as error:
@@ -276,6 +278,8 @@ def convert_chunk(job: Job) -> int:
         except RowError as error:
             figures.dropped.append((place, NOT_A_ROW, detail_of(error)))
         else:
+            if unanswered:
+                figures.dropped.append((place, UNANSWERED, ", ".join(unanswered)))
             split = rows[0].split or job.chunk.split
             mine = written.setdefault(split, [])
             if not mine or mine[-1].is_full:
@@ -313,29 +317,50 @@ def detail_of(error: RowError) -> str:
     return ": ".join(filter(None, (error.field, error.cause)))
 
 
-def rows_about(job: Job, number: int, place: str, raw: dict[str, Any]) -> list[Row]:
-    """The rows about one recording; Dropped, AudioError or RowError where there are none."""
+class Watched(dict[str, Any]):
+    """A row of a source that knows which of its columns was looked at last: the one that is wrong, if one is."""
+
+    last = ""
+
+    def __getitem__(self, name: str) -> Any:
+        self.last = name
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of any mapping."""
+        self.last = name
+        return super().get(name, default)
+
+
+def rows_about(job: Job, number: int, place: str, raw: dict[str, Any]) -> tuple[list[Row], list[str]]:
+    """The rows about one recording, and the tasks of questions that have no answer in the source.
+
+    Dropped, AudioError or RowError where there are no rows.
+    """
     converter = find(job.converter)
     name, dataset = called(converter), converter.SET
     draw = Draw(job.seed, name, job.chunk.split, number, held_out=job.held_out, config=job.config)
+    watched = Watched(raw)
     try:
-        item: Item = converter.convert(raw, draw, **job.options)
+        item: Item = converter.convert(watched, draw, **job.options)
     except TROUBLE as error:
         if isinstance(error, RowError | AudioError):
             raise
         if isinstance(error, KeyError) and error.args[0] in {*dataset.columns} - raw.keys():
             raise RowError(place, str(error), "is missing") from error
-        raise RowError(place, "", f"{type(error).__name__}: {error}") from error
+        raise RowError(place, watched.last, f"{type(error).__name__}: {error}") from error
     asks = [ask for ask in item.asks if ask.answer.strip()]
     if not asks:
         raise Dropped("no answer")
-    clip = clip_of(item, job.audio, job.out / "clips" / f"{job.chunk.number:05d}" / f"{number:08d}.flac")
+    unanswered = [ask.task for ask in item.asks if not ask.answer.strip()]
+    home = job.chunk.file.parent if isinstance(job.chunk.file, Path) else None
+    clip = clip_of(item, home, job.audio, job.out / "clips" / f"{job.chunk.number:05d}" / f"{number:08d}.flac")
     split = item.split or job.chunk.split
     whole = f"{name}-{job.chunk.split}-{number}"
     named = [(f"{whole}-{k}" if len(asks) > 1 else whole, ask) for k, ask in enumerate(asks, start=1)]
     if draw.random() < job.unheard:  # the last that is drawn, so that nothing else depends on it
         named.append((f"{whole}-unheard", unheard_one(draw)))
-    return [
+    rows = [
         Row(
             messages=(
                 Message("user", (clip, TextPart(ask.question)) if ask.question else (clip,)),
@@ -355,6 +380,7 @@ def rows_about(job: Job, number: int, place: str, raw: dict[str, Any]) -> list[R
         )
         for row_id, ask in named
     ]
+    return rows, unanswered
 
 
 def joined(out: Path, parts: Path, lines: Figures, suffix: str) -> Converted:

@@ -112,18 +112,34 @@ def columns_of(row: Row) -> dict[str, Any]:
     }
 
 
-def clip_of(item: Item, mode: AudioMode, path: Path) -> AudioPart:
-    """The recording of an item as rows have it; for `flac` it is written to `path`.
+def source_of(item: Item, home: Path | None) -> Any:
+    """The sound of an item: a path that the converter made, what the source holds, or a file that it names.
 
-    AudioError for one that is missing or broken; embedded and left where it is, its header is looked at and no more.
+    A name in the source is one from `home` on, the folder of its file; AudioError for one that leads out of it.
     """
     source = item.audio
     if isinstance(source, Mapping) and ("bytes" in source or "path" in source):
         source = source.get("bytes") or source.get("path")
     if isinstance(source, Path):
-        source = str(source)
+        return str(source)
+    if isinstance(source, str) and not source.startswith("data:"):
+        path = None if home is None else (home / source).resolve()
+        if home is None or path is None or not path.is_relative_to(home.resolve()):
+            place = f"{home}, by its path or as a link" if home else "the source, which brings no such files"
+            raise AudioError(source, f"leads out of {place}")
+        return str(home / source)
     if source is None:
-        raise AudioError(item.source_id, "has no sound in the source, or a name that leads out of its folder")
+        cause = "has no sound in the source, or a name or link that leads out of its folder; put the recordings there"
+        raise AudioError(item.source_id, cause)
+    return source
+
+
+def clip_of(item: Item, home: Path | None, mode: AudioMode, path: Path) -> AudioPart:
+    """The recording of an item as rows have it; for `flac` it is written to `path`. `home`: as in `source_of`.
+
+    AudioError for one that is missing or broken; embedded and left where it is, its header is looked at and no more.
+    """
+    source = source_of(item, home)
     words = AudioPart(None, transcript=item.transcript, description=item.description)
     cut = item.start is not None or item.end is not None
     if mode == "flac" or (mode == "embed" and (cut or not isinstance(source, str | bytes))):

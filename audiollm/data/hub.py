@@ -73,7 +73,8 @@ class HubDataset(NamedTuple):
         about = (
             f"{name} {value}" for name, value in self._asdict().items() if name not in ("path", "stream") and value
         )
-        return " ".join((self.path, *about))
+        path = self.name if self.name.startswith("/") else self.path  # of a folder here its name is enough
+        return " ".join((path, *about))
 
     @property
     def name(self) -> str:
@@ -166,14 +167,14 @@ def in_store(address: str) -> Iterator[tuple[Any, str]]:
 
 @contextmanager
 def within_reach(address: str) -> Iterator[None]:
-    """Whatever a store raises is a RowError with the address."""
+    """Whatever a store, or the hub, raises is a RowError with the address."""
     try:
         yield
     except RowError:
         raise
     except Exception as error:  # each store has errors of its own, which share no class
         said = re.sub(r"\?\S+", "", str(error).strip().partition("\n")[0]) or type(error).__name__
-        cause = f"cannot be reached ({said}); check the address, and the credentials where its store looks for them"
+        cause = f"cannot be reached ({said}); check the address, the network, and what its store knows of you"
         raise RowError(address, "", cause) from None
 
 

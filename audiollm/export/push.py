@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from audiollm.data.hub import within_reach
 from audiollm.data.sources import READERS
 from audiollm.export.card import checkpoint_card
 from audiollm.inference import resolve_checkpoint
@@ -114,11 +115,15 @@ def default_hub() -> Hub:
 
 def upload(hub: Hub, folder: Path, repo: str, files: list[str], private: bool) -> None:
     """One commit; and a second one where an adapter must name the repository that holds its weights."""
-    hub.create_repo(repo, private=private, exist_ok=True)
-    hub.upload_folder(repo_id=repo, folder_path=str(folder), allow_patterns=files, commit_message="Upload by audiollm")
+    with within_reach(repo):
+        hub.create_repo(repo, private=private, exist_ok=True)
+        hub.upload_folder(
+            repo_id=repo, folder_path=str(folder), allow_patterns=files, commit_message="Upload by audiollm"
+        )
     if ADAPTER in files:  # transformers reads the weights where this says, unless the folder lies on the machine
         settings = {**json.loads((folder / ADAPTER).read_text(encoding="utf-8")), "base_model_name_or_path": repo}
         content = json.dumps(settings, indent=2).encode()
-        hub.upload_file(
-            repo_id=repo, path_or_fileobj=content, path_in_repo=ADAPTER, commit_message="Where the weights lie"
-        )
+        with within_reach(repo):
+            hub.upload_file(
+                repo_id=repo, path_or_fileobj=content, path_in_repo=ADAPTER, commit_message="Where the weights lie"
+            )

@@ -42,6 +42,21 @@ def test_the_commands_import_nothing_heavy_before_they_run():
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
+def test_no_command_writes_over_what_it_reads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = '{"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "a dog"}]}\n'
+    for name in ("train.jsonl", "eval.jsonl"):
+        Path(name).write_text(row)
+    for words in (
+        ["inspect", "train.jsonl", "--out", "train.jsonl"], ["overlap", "train.jsonl", "--out", "train.jsonl"],
+        ["overlap", "train.jsonl", "--with", "eval.jsonl", "--out", "./eval.jsonl"],
+        ["convert", "train.jsonl", "--to", "rows", "--out", "train.jsonl"],
+    ):  # fmt: skip
+        refused = run(*words)
+        assert refused.exit_code == 2 and "would be written anew; say another place with --out" in refused.stderr
+        assert Path("train.jsonl").read_text() == Path("eval.jsonl").read_text() == row
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

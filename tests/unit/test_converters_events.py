@@ -1,5 +1,6 @@
 """Questions about sound events: what is made out of labels and times, and the traps of each set."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from audiollm.curation.instructions import (
     yes_and_no,
 )
 from audiollm.curation.origins import ParquetOrigin
-from audiollm.curation.prepare import checked_options
+from audiollm.curation.prepare import checked_options, prepare
 from audiollm.data.hub import HubDataset
+from audiollm.data.sources import load_rows
 from audiollm.resources import import_converter
 
 LABELS = [f"sound{number:02}" for number in range(40)]
@@ -394,3 +396,11 @@ def test_an_archive_may_lie_in_one_more_folder(name, tmp_path):
     outer = converted(name, tmp_path / "outer", tmp_path / "out1")
     inner = converted(name, tmp_path / "outer" / "inner", tmp_path / "out2")
     assert words(outer) == words(inner) and outer
+
+
+def test_a_question_without_an_answer_is_left_out_of_its_recording_and_counted(tmp_path):
+    ARCHIVES["tacos"](tmp_path / "in", [row | {"caption": ""} for row in examples(import_converter("tacos"))])
+    prepare("tacos", tmp_path / "out", {"source": str(tmp_path / "in"), "split": "train"})
+    assert {row.task for row in load_rows(str(tmp_path / "out" / "train.jsonl"))} == {"grounding", "order", "count"}
+    [dropped] = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    assert (dropped["cause"], dropped["detail"]) == ("questions without an answer", "caption")

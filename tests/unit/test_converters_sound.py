@@ -257,6 +257,30 @@ def test_fsd50k_keeps_its_three_parts_apart(tmp_path):
     assert sum(row.task == "tagging" for row in made) == 6
 
 
+def test_a_row_of_fsd50k_whose_split_is_none_or_which_has_no_label_is_counted(tmp_path):
+    rows = examples(import_converter("fsd50k"))
+    rows = [rows[0], rows[0] | {"fname": "1", "split": "nosplit"}, rows[0] | {"fname": "2", "labels": ""}]
+    ARCHIVES["fsd50k"](tmp_path / "a", rows)
+    prepare("fsd50k", tmp_path / "out", {"source": str(tmp_path / "a")})
+    dropped = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    assert [one["cause"] for one in dropped if "dev.csv" in one["origin"]] == [
+        "not as the set's rows are",
+        "an empty label",
+        "an empty label",
+    ]  # the second is in two splits of the archive
+    assert dropped[0]["detail"] == "split: 'nosplit' is none of the set's"
+    made = load_rows([str(tmp_path / "out" / name) for name in ("train.jsonl", "test.jsonl")])
+    assert {row.source_id for row in made if row.split == "train"} == {"64760"}
+
+
+def test_a_caption_without_words_is_passed_over_and_the_next_one_answers():
+    draw, row = Draw(0, "clotho"), examples(import_converter("clotho"))[0]
+    [ask] = import_converter("clotho").convert(row | {"raw_text": [" ", "Rain falls.", "", "It rains."]}, draw).asks
+    assert (ask.answer, ask.references) == ("Rain falls.", ("It rains.",))
+    with pytest.raises(Dropped, match="no caption"):
+        import_converter("clotho").convert(row | {"raw_text": ["", " "]}, draw)
+
+
 def test_the_labels_of_fsd50k_are_words(tmp_path):
     made = [row.target for row in disk_form("fsd50k", tmp_path, tmp_path / "out") if row.task == "tagging"]
     assert set(made) == {

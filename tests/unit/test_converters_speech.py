@@ -39,6 +39,15 @@ def test_a_transcript_in_capitals_is_made_small_unless_capitals_are_wanted():
     assert item_of("librispeech", case="as_is").transcript == "GO DO YOU HEAR"
 
 
+def test_a_line_of_librispeech_whose_name_leads_out_is_left_out_and_the_others_are_made(tmp_path):
+    folder = tmp_path / "LibriSpeech" / "dev-clean" / "1" / "2"
+    write_sound(folder / "1-2-0000.flac", 1)
+    (folder / "1-2.trans.txt").write_text("../../../../../x HELLO\n1-2-0000 GO\n")
+    prepare("librispeech", tmp_path / "out", {"source": str(tmp_path), "split": "validation"})
+    assert [row.target for row in load_rows(str(tmp_path / "out" / "validation.jsonl"))] == ["go"]
+    assert "leads out of its folder" in (tmp_path / "out" / "dropped.jsonl").read_text()
+
+
 @pytest.mark.parametrize(("language", "code"), [("dutch", "nl"), ("portuguese", "pt"), ("polish", "pl")])
 def test_the_question_and_the_row_tell_the_language_of_mls(language, code):
     [ask] = item_of("mls", language=language).asks

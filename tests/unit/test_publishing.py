@@ -233,6 +233,15 @@ def test_a_dry_run_uploads_nothing_and_lists_what_would_go_and_what_stays(source
     assert not fsspec.filesystem("memory").find("/bucket")
 
 
+def test_a_hub_out_of_reach_is_one_sentence(source, tmp_path):
+    class Away(FakeHub):
+        def create_repo(self, repo, **about):
+            raise ConnectionError("no route\nto host")
+
+    with pytest.raises(RowError, match=r"^me/esc: cannot be reached \(no route\); check the address, the network"):
+        publish(made(source, tmp_path / "set", "embed"), "me/esc", hub=Away())
+
+
 def test_recordings_that_others_do_not_have_are_refused(source, tmp_path):
     with pytest.raises(RowError, match=r"0\.wav is outside of the folder.*; make it with audio=embed or audio=flac"):
         publish(made(source, tmp_path / "paths", "paths"), "me/esc", hub=FakeHub())

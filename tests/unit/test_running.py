@@ -1,6 +1,7 @@
 """The runner of converters: the same rows however the work is shared, stopped or stored; what is wrong is counted."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -163,6 +164,86 @@ def test_a_source_that_is_another_is_told_in_one_sentence(tmp_path, change, told
     with pytest.raises(ValueError, match=told) as error:
         prepare("esc50", tmp_path / "out", {"source": str(archive)})
     assert "\n" not in str(error.value)
+
+
+def dropped_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "dropped.jsonl").read_text().splitlines()]
+
+
+def test_a_quote_that_is_not_closed_is_told_where_it_stands_and_costs_no_row_silently(tmp_path, whole):
+    archive = esc(tmp_path / "esc", 10)
+    table = archive / "meta" / "esc50.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:4], lines[4].replace("3.wav", '"3.wav'), *lines[5:]]))
+    with pytest.raises(ValueError, match=r"esc50\.csv:5: broken table from here on .*; check the quotes"):
+        prepare("esc50", tmp_path / "out", {"source": str(archive)})
+    table.write_text("\n".join([*lines[:4], '"3.wav"x,4,0,dog,False,3,A', *lines[5:]]))
+    prepare("esc50", tmp_path / "out", {"source": str(archive)})
+    [one] = dropped_of(tmp_path / "out")
+    assert one["origin"].endswith("esc50.csv:5") and one["detail"].startswith("is broken (")
+    rows = load_rows([str(tmp_path / "out" / "t*.jsonl")])
+    assert {row.source_id for row in rows} == {f"{n}.wav" for n in range(10) if n != 3}
+
+
+def test_an_empty_or_unknown_label_and_a_wrong_value_are_left_out_with_their_column(tmp_path):
+    archive = esc(tmp_path / "esc", 10)
+    table = archive / "meta" / "esc50.csv"
+    lines = table.read_text().splitlines()
+    lines[1] = lines[1].replace("dog", "")
+    lines[2] = lines[2].replace("rooster", "unicorn")
+    lines[3] = lines[3].replace(",3,", ",three,")
+    table.write_text("\n".join(lines))
+    prepare("esc50", tmp_path / "out", {"source": str(archive)})
+    assert [
+        (one["origin"].rpartition(":")[2], one["cause"], one["detail"]) for one in dropped_of(tmp_path / "out")
+    ] == [
+        ("2", "a label that the set does not have", ""),
+        ("3", "a label that the set does not have", ""),
+        ("4", "not as the set's rows are", "fold: ValueError: invalid literal for int() with base 10: 'three'"),
+    ]
+    assert all(row.target.strip() for row in load_rows([str(tmp_path / "out" / "t*.jsonl")]))
+
+
+def test_a_pipe_in_the_place_of_a_table_is_refused_and_not_waited_for(tmp_path):
+    archive = esc(tmp_path / "esc", 5)
+    (archive / "meta" / "esc50.csv").unlink()
+    os.mkfifo(archive / "meta" / "esc50.csv")
+    with pytest.raises(ValueError, match=r"esc50\.csv is no file; it takes the unpacked ESC"):
+        prepare("esc50", tmp_path / "out", {"source": str(archive)})
+
+
+def test_a_recording_that_parquet_names_is_beside_it_or_left_out(tmp_path, monkeypatch):
+    folder = tmp_path / "hub"
+    write_sound(tmp_path / "secret.wav", 7)
+    write_sound(folder / "in" / "0.wav", 0)
+    (folder / "link.wav").symlink_to(tmp_path / "secret.wav")
+    names = ["in/0.wav", "../secret.wav", str(tmp_path / "secret.wav"), "link.wav", "secret.wav", "/etc/passwd"]
+    rows = [
+        {"filename": f"{n}.wav", "fold": 1, "category": "dog", "audio": {"bytes": None, "path": name}}
+        for n, name in enumerate(names)
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet")
+    monkeypatch.chdir(tmp_path)
+    for audio in ("embed", "flac"):
+        prepare("esc50", tmp_path / audio, {"source": str(folder), "audio": audio})
+        dropped = dropped_of(tmp_path / audio)
+        assert [one["cause"] for one in dropped] == ["broken recording"] * 5
+        assert ["leads out of" in one["detail"] for one in dropped] == [True, True, True, False, True]
+    assert {row.source_id for row in load_rows(str(tmp_path / "embed" / "*.parquet"))} == {"0.wav"}
+
+
+def test_a_recording_that_parquet_elsewhere_names_is_none_of_this_machine(tmp_path):
+    write_sound(tmp_path / "secret.wav", 7)
+    row = {
+        "filename": "0.wav",
+        "fold": 1,
+        "category": "dog",
+        "audio": {"bytes": None, "path": str(tmp_path / "secret.wav")},
+    }
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "train.parquet")
+    fsspec.filesystem("memory").put_file(str(tmp_path / "train.parquet"), "/bucket/named/train.parquet")
+    with pytest.raises(ValueError, match=r"no row could be made; .*secret\.wav: leads out of the source"):
+        prepare("esc50", tmp_path / "out", {"source": "memory://bucket/named"})
 
 
 def test_a_source_that_is_not_there_and_a_split_that_is_none_are_told(archive, tmp_path):
@@ -448,6 +529,18 @@ def test_a_table_of_which_nothing_can_be_made_is_told_in_one_sentence(tmp_path, 
     with pytest.raises(ValueError, match=told) as error:
         prepare(MAPPED, tmp_path / "out", {"source": str(source)})
     assert "\n" not in str(error.value) and "\x1b" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_rows_of_a_mapping_are_called_after_its_file_or_its_source(tmp_path):
+    source = bells(tmp_path / "my-bells", train=["dog"])
+    (tmp_path / "loud.yaml").write_text(f"audio: clip\ntext: label\ntask: sound\nsource: {source}\n")
+    for spec, options, name in (
+        (MAPPED, {"source": str(source)}, "my_bells"),
+        (str(tmp_path / "loud.yaml"), {}, "loud"),
+    ):
+        prepare(spec, tmp_path / name, options)
+        [row] = load_rows(str(tmp_path / name / "train.jsonl"))
+        assert (row.source, row.id) == (name, f"{name}-train-0")
 
 
 def test_a_mapping_that_is_no_yaml_is_told_with_its_line(tmp_path):
