@@ -20,6 +20,7 @@ SET = DataSet(
     columns=("filename", "fold", "category", "audio"),
     hub="ashraq/esc50",
     original="the unpacked ESC-50-master, with meta/esc50.csv and audio/",
+    language="en",
     citation="Piczak, ESC: Dataset for Environmental Sound Classification, 2015",
 )
 GROUPS = (

@@ -24,6 +24,7 @@ SET = DataSet(
     columns=("audio", "label"),
     hub="mteb/gtzan-genre",
     original="the unpacked genres/ or genres_original/, with blues/blues.00000.wav ...",
+    language="en",
     citation="Tzanetakis and Cook, Musical Genre Classification of Audio Signals, 2002",
 )
 GROUPS = ("blues jazz country rock", "metal rock", "pop disco rock", "hip-hop reggae disco", "classical jazz")

@@ -20,6 +20,7 @@ SET = DataSet(
     columns=("note_str", "instrument_family_str", "instrument_source_str", "pitch", "qualities_str", "audio"),
     splits={"train": ["train"], "validation": ["valid"], "test": ["test"]},
     original="the unpacked nsynth-train/, nsynth-valid/, nsynth-test/, with examples.json and audio/ in each",
+    language="en",
     citation="Engel et al., Neural Audio Synthesis of Musical Notes with WaveNet Autoencoders, 2017",
 )
 FAMILIES = ["bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth lead", "vocal"]

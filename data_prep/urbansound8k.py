@@ -22,6 +22,7 @@ SET = DataSet(
     columns=("slice_file_name", "fold", "class", "audio"),
     hub="danavery/urbansound8K",
     original="the unpacked UrbanSound8K, with metadata/UrbanSound8K.csv and audio/fold1 to audio/fold10",
+    language="en",
     citation="Salamon, Jacoby and Bello, A Dataset and Taxonomy for Urban Sound Research, 2014",
 )
 GROUPS = (

@@ -21,6 +21,7 @@ SET = DataSet(
     splits={"train": ["train"], "validation": ["val", "validation"], "test": ["test"]},
     hub="mteb/vocalsound",
     original="the unpacked vs_release_16k, with audio_16k/ and meta/{tr,val,te}_meta.csv",
+    language="en",
     citation="Gong, Yu and Glass, VocalSound: A Dataset for Improving Human Vocal Sounds Recognition, 2022",
 )
 WORDS = {one.replace(" ", ""): one for one in ("laughter", "sigh", "cough", "throat clearing", "sneeze", "sniff")}
