@@ -170,11 +170,8 @@ def _tables(source: Any) -> list[Path]:
     path = Path(os.path.expanduser(str(source))) if source else None
     if path is None or not path.exists():  # a data set of the hub
         return []
-    return (
-        [path]
-        if path.is_file()
-        else sorted(one for one in path.iterdir() if one.suffix.lower() in TABLES and one.is_file())
-    )
+    files = [path] if path.is_file() else path.iterdir()
+    return sorted(one for one in files if one == path or (one.suffix.lower() in TABLES and one.is_file()))
 
 
 def _identity(table: Path) -> bytes:

@@ -123,10 +123,10 @@ def source_of(item: Item, home: Path | None) -> Any:
     if isinstance(source, Path):
         return str(source)
     if isinstance(source, str) and not source.startswith("data:"):
-        path = None if home is None else (home / source).resolve()
-        if home is None or path is None or not path.is_relative_to(home.resolve()):
-            place = f"{home}, by its path or as a link" if home else "the source, which brings no such files"
-            raise AudioError(source, f"leads out of {place}")
+        if home is None:
+            raise AudioError(source, "leads out of the source, which brings no such files")
+        if not (home / source).resolve().is_relative_to(home.resolve()):
+            raise AudioError(source, f"leads out of {home}, by its path or as a link")
         return str(home / source)
     if source is None:
         cause = "has no sound in the source, or a name or link that leads out of its folder; put the recordings there"
