@@ -150,16 +150,15 @@ def to_audiollms(row: Row, path_of: Clips) -> dict[str, Any]:
 def to_manifest(row: Row, path_of: Clips) -> dict[str, Any]:
     """`audio_filepath`, `duration`, `text`: what is said in one recording, however it is asked for; `offset` of a cut.
 
-    Times are seconds. A cut of a file is told by its times and not written anew.
+    Times are seconds. A cut is told by its times and not written to a file of its own.
     """
     clip = _only_clip(row)
     if row.target != clip.transcript and row.task != "asr" and row.question != ASK_FOR_WORDS:
         raise RowError(row.origin, "messages", "does not answer with the words spoken, which alone a manifest holds")
     if not (duration := clip.seconds()):
         raise RowError(row.origin, "audio", "cannot be opened to tell how long it is; say its duration in the row")
-    cut = isinstance(clip.audio, str) and not (clip.start is None and clip.end is None)
-    path = path_of(replace(clip, start=None, end=None) if cut else clip)
-    offset = {"offset": clip.start or 0.0} if cut else {}
+    offset = {} if clip.start is None and clip.end is None else {"offset": clip.start or 0.0}
+    path = path_of(replace(clip, start=None, end=None))
     return {"audio_filepath": path, **offset, "duration": round(duration, 6), "text": row.target}
 
 

@@ -349,9 +349,7 @@ def _known_of_clip(raw: Raw, names: Mapping[str, str]) -> dict[str, Any]:
         return known
     times = {"start": start}
     if duration := seconds_of(known.get("duration"), "duration"):
-        times["end"] = round(
-            start + duration, 6
-        )  # microseconds, or sums such as 0.1 + 0.2 would not be what was written
+        times["end"] = round(start + duration, 6)  # in microseconds: 0.1 + 0.2 is 0.3
     for name, value in times.items():
         if known.setdefault(name, value) != value:
             by = OFFSET if name == "start" else f"{OFFSET} and duration"
