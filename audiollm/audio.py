@@ -160,6 +160,14 @@ def digest(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # a FileIO here
 
 
+def other_than_file(path: str | os.PathLike[str]) -> str | None:
+    """What stands at a path in the place of a file, in words: a folder, a pipe; None for a file and for nothing."""
+    try:
+        return _other_than_file(os.stat(path).st_mode)
+    except (OSError, ValueError):  # ValueError: a null byte in the path
+        return None
+
+
 def name_of(source: Any) -> str:
     """What to call a source in a message: its path where it has one, else "<bytes>", "<array>", "<file>" ..."""
     if isinstance(source, str) and source.startswith("data:"):
@@ -579,6 +587,12 @@ def _decode_data_uri(uri: str) -> bytes:
         raise _Problem(f"is not valid base64 ({error})") from error
 
 
+def _other_than_file(mode: int) -> str | None:
+    if stat.S_ISREG(mode):
+        return None
+    return "is a folder, not a file" if stat.S_ISDIR(mode) else "is not an ordinary file"
+
+
 def _open(source: bytes | str) -> BinaryIO:
     """A path or the bytes of a file as a file."""
     if isinstance(source, bytes):
@@ -588,8 +602,8 @@ def _open(source: bytes | str) -> BinaryIO:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
         raise _Problem("is a URL; download the file and give its path")
     status = os.stat(source)
-    if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
-        raise _Problem("is a folder, not a file" if stat.S_ISDIR(status.st_mode) else "is not an ordinary file")
+    if other := _other_than_file(status.st_mode):  # a pipe would wait for ever
+        raise _Problem(other)
     if not status.st_size:
         raise _Problem("empty (0 bytes)")
     return open(source, "rb", buffering=0)  # libsndfile reads by the file's number, past any buffer

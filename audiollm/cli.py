@@ -11,6 +11,7 @@ import os
 import shlex
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -222,7 +223,7 @@ def convert(
     from audiollm.data.foreign import FORMATS_TO_WRITE, convert_to, file_for
     from audiollm.data.sources import Problems, load_rows, refuse_overwriting
     from audiollm.models.settings import nearest
-    from audiollm.report.figures import counted
+    from audiollm.report.figures import counted, visible
 
     if to not in FORMATS_TO_WRITE:
         raise ValueError(f"--to: {to!r} is not a format to write; {nearest(to, FORMATS_TO_WRITE)}")
@@ -230,7 +231,8 @@ def convert(
     refuse_overwriting(rows, [path])
     problems = Problems()
     loaded = load_rows(rows, format=from_, problems=problems)
-    number, unsayable = convert_to(loaded, to, path)
+    dropped: Counter[str] = Counter()
+    number, unsayable = convert_to(loaded, to, path, dropped)
     problems.extend(unsayable)
     if not number:
         raise ValueError(f"{rows}: there is no row to write" + f"; {problems.summary()}" * (problems.count > 0))
@@ -238,6 +240,10 @@ def convert(
         f"{path}: {counted(number, 'row')} of format {to}"
         + (f"; left out: {problems.summary()}" if problems.count else "")
     )
+    if dropped:
+        (field, rows_with), *others = dropped.most_common()
+        told = [f"{field} ({counted(rows_with, 'row')})", *(f"{name} ({count:,})" for name, count in others)]
+        print(visible(f"not in {to}: {', '.join(told)}"))
     if problems.count:
         raise typer.Exit(1)
 

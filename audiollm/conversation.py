@@ -209,7 +209,15 @@ def parse_row(data: Mapping[str, Any], *, origin: str = "row", folder: str | Pat
     reader.check_answers(messages)
     about: dict[str, Any] = {name: reader.text(data[name], name) for name in TEXT_FIELDS if data.get(name) is not None}
     about |= {name: reader.texts(data[name], name) for name in LIST_FIELDS if data.get(name) is not None}
+    answer, choices = about.get("answer"), about.get("choices")
+    if answer is not None and choices and answer not in choices:
+        raise RowError(origin, "answer", not_among(answer))
     return Row(messages=messages, **about, extra=_extra(data, origin), origin=origin)
+
+
+def not_among(answer: Any) -> str:
+    """What is wrong with an answer that is none of its choices."""
+    return f"{answer!r} is not among the choices; write the right one in the same words"
 
 
 def parse_messages(
@@ -304,7 +312,7 @@ class _Reader:
         self.closed(data, AUDIO_PART_FIELDS, where)
         given = next((data[name] for name in AUDIO_FIELDS if data.get(name) is not None), None)
         source = next(self.sounds, None) if given is None else given
-        start, end, duration = (self.seconds(data.get(name), f"{where}.{name}") for name in TIME_FIELDS)
+        start, end, duration = (seconds_of(data.get(name), f"{where}.{name}", self.origin) for name in TIME_FIELDS)
         if end is not None and end <= (start or 0.0):
             raise RowError(self.origin, f"{where}.end", f"{end} must be later than the start, {start or 0.0} (seconds)")
         if duration == 0.0:
@@ -353,15 +361,6 @@ class _Reader:
         except binascii.Error as error:
             raise RowError(self.origin, where, f"broken data: URI ({error}); write it again in base64") from None
 
-    def seconds(self, value: Any, where: str) -> float | None:
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-            raise RowError(self.origin, where, f"must be a number of seconds, and is {_kind(value)}")
-        if not math.isfinite(value) or value < 0:
-            raise RowError(self.origin, where, f"must be a time in seconds, 0 or later, and is {value}")
-        return float(value)
-
     def text(self, value: Any, where: str) -> str:
         if isinstance(value, str):
             return value
@@ -387,6 +386,17 @@ class _Reader:
                     else "put it at the top of the row, where others' fields are kept"
                 )
                 raise RowError(self.origin, f"{where}.{name}", f"is not a field here; {hint}")
+
+
+def seconds_of(value: Any, where: str, origin: str = "") -> float | None:
+    """A time in seconds, None where it is not told; RowError for what is none."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise RowError(origin, where, f"must be a number of seconds, and is {_kind(value)}")
+    if not math.isfinite(value) or value < 0:
+        raise RowError(origin, where, f"must be a time in seconds, 0 or later, and is {value}")
+    return float(value)
 
 
 def row_to_dict(row: Row, folder: str | Path | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ TASKS = tuple(
 )
 HOSTILE = (
     "Is <b>this</b> \"quoted\"? <script>document.title = 'taken'</script> "
-    "<img src=x onerror=\"document.title='taken'\">"
+    "<img src=x onerror=\"document.title='taken'\"> \u202e"
 )
 
 

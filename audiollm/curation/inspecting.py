@@ -473,9 +473,10 @@ def question_of(row: Row) -> str:
 
 
 def seconds_of(clip: AudioPart) -> float:
-    """Length in seconds; AudioError for a file that is not there or whose header is damaged."""
+    """Length in seconds; AudioError for a file that is not there, for no file, and for a damaged header."""
     if isinstance(clip.audio, str) and not os.path.isfile(clip.audio):
-        raise AudioError(clip.audio, "there is no such file; paths count from the folder of the rows")
+        missing = "there is no such file; paths count from the folder of the rows"
+        raise AudioError(clip.audio, audio.other_than_file(clip.audio) or missing)
     start = clip.start or 0.0
     if clip.end is not None or clip.duration is not None:
         return clip.seconds()

@@ -11,13 +11,24 @@ import io
 import json
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from audiollm import audio as sound
 from audiollm.audio import AudioError
-from audiollm.conversation import AudioPart, Message, Row, RowError, TextPart, row_to_dict
+from audiollm.conversation import (
+    LIST_FIELDS,
+    TEXT_FIELDS,
+    AudioPart,
+    Message,
+    Row,
+    RowError,
+    TextPart,
+    row_to_dict,
+)
 from audiollm.data.formats import ASK_FOR_WORDS, DESTA_TAG, RECORDINGS, naming, with_choices
 from audiollm.data.sources import LISTED, WILDCARDS, Problems
 
@@ -137,13 +148,18 @@ def to_audiollms(row: Row, path_of: Clips) -> dict[str, Any]:
 
 
 def to_manifest(row: Row, path_of: Clips) -> dict[str, Any]:
-    """`audio_filepath`, `duration` in seconds, `text`: what is said in one recording, however it is asked for."""
+    """`audio_filepath`, `duration`, `text`: what is said in one recording, however it is asked for; `offset` of a cut.
+
+    Times are seconds. A cut is told by its times and not written to a file of its own.
+    """
     clip = _only_clip(row)
     if row.target != clip.transcript and row.task != "asr" and row.question != ASK_FOR_WORDS:
         raise RowError(row.origin, "messages", "does not answer with the words spoken, which alone a manifest holds")
     if not (duration := clip.seconds()):
         raise RowError(row.origin, "audio", "cannot be opened to tell how long it is; say its duration in the row")
-    return {"audio_filepath": path_of(clip), "duration": round(duration, 6), "text": row.target}
+    offset = {} if clip.start is None and clip.end is None else {"offset": clip.start or 0.0}
+    path = path_of(replace(clip, start=None, end=None))
+    return {"audio_filepath": path, **offset, "duration": round(duration, 6), "text": row.target}
 
 
 def to_openai(row: Row, path_of: Clips) -> dict[str, Any]:
@@ -151,11 +167,31 @@ def to_openai(row: Row, path_of: Clips) -> dict[str, Any]:
     return {"messages": [{"role": message.role, "content": _openai(message)} for message in row.messages]}
 
 
-WRITERS: dict[str, Callable[[Row, Clips], dict[str, Any]]] = {
-    "rows": to_rows, "ms-swift": to_ms_swift, "llama-factory": to_llama_factory, "nvidia": to_nvidia, "ltu": to_ltu,
-    "salmonn": to_salmonn, "desta": to_desta, "sift": to_sift, "openai": to_openai, "mcq": to_mcq,
-    "audiollms": to_audiollms, "manifest": to_manifest,
-}  # fmt: skip
+class Writer(NamedTuple):
+    """A format to write. `holds`: fields of a row that it has a place for, and its name of each; None if it has all.
+
+    The name "" stands for several places.
+    """
+
+    say: Callable[[Row, Clips], dict[str, Any]]
+    holds: Mapping[str, str] | None
+
+
+OF_CLIPS = ("duration", "transcript", "description")  # `start` and `end` are not lost: the recording is cut
+WRITERS: dict[str, Writer] = {
+    "rows": Writer(to_rows, None),
+    "ms-swift": Writer(to_ms_swift, {"rejected": "rejected_response"}),
+    "llama-factory": Writer(to_llama_factory, {}),
+    "nvidia": Writer(to_nvidia, {"id": "id"}),
+    "ltu": Writer(to_ltu, {"source": "dataset", "task": "task"}),
+    "salmonn": Writer(to_salmonn, {"task": "task"}),
+    "desta": Writer(to_desta, {"id": "id", "source": "dataset", "transcript": "", "description": "seed_description"}),
+    "sift": Writer(to_sift, {"id": "id", "task": "task", "source": "data_source"}),
+    "openai": Writer(to_openai, {}),
+    "mcq": Writer(to_mcq, {"id": "id", "source": "source_dataset", "choices": "choices", "answer": "answer"}),
+    "audiollms": Writer(to_audiollms, {"choices": "choices", "answer": "answer"}),
+    "manifest": Writer(to_manifest, {"duration": "", "transcript": "text"}),
+}
 SHARD = "webdataset"
 """A tar with the sound in it, and so no table of texts."""
 FORMATS_TO_WRITE = (*WRITERS, SHARD)
@@ -186,10 +222,13 @@ def file_for(rows: str, format: str, out: Path | None) -> Path:
     return out
 
 
-def convert_to(rows: Iterable[Row], format: str, out: Path) -> tuple[int, Problems]:
+def convert_to(
+    rows: Iterable[Row], format: str, out: Path, dropped: Counter[str] | None = None
+) -> tuple[int, Problems]:
     """Write rows in a format; their number, and those that it cannot say. LLaMA-Factory's are listed beside them.
 
-    Without a row there is no file. ValueError where they cannot be listed.
+    `dropped` counts, for each field that the format does not hold, the rows that were written without it. Without a row
+    there is no file. ValueError where they cannot be listed.
     """
     problems = Problems()
     listed = listing_with(out) if format == "llama-factory" else None
@@ -198,7 +237,9 @@ def convert_to(rows: Iterable[Row], format: str, out: Path) -> tuple[int, Proble
     count = (
         write_shard(rows, unfinished, problems)
         if format == SHARD
-        else write_lines(rows, format, unfinished, Clips(out.parent), problems)
+        else write_lines(
+            rows, format, unfinished, Clips(out.parent), problems, Counter() if dropped is None else dropped
+        )
     )
     if not count:
         unfinished.unlink()
@@ -212,18 +253,45 @@ def convert_to(rows: Iterable[Row], format: str, out: Path) -> tuple[int, Proble
     return count, problems
 
 
-def write_lines(rows: Iterable[Row], format: str, path: Path, clips: Clips, problems: Problems) -> int:
+def write_lines(
+    rows: Iterable[Row], format: str, path: Path, clips: Clips, problems: Problems, dropped: Counter[str]
+) -> int:
     """An object a line, or one JSON list; the number of rows."""
+
+    def say(row: Row) -> str:
+        told = WRITERS[format].say(row, clips)
+        line = as_json(told)
+        dropped.update(sorted(not_held(row, told, WRITERS[format].holds)))
+        return line
+
     is_list = format in JSON_LISTS
     opening, closing = JSON_LISTS.get(format, ("", ""))
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(opening)
-        for told in said(rows, lambda row: as_json(WRITERS[format](row, clips)), problems):
+        for told in said(rows, say, problems):
             file.write((",\n" if is_list and count else "") + told + ("" if is_list else "\n"))
             count += 1
         file.write(closing)
     return count
+
+
+def not_held(row: Row, told: Mapping[str, Any], holds: Mapping[str, str] | None) -> set[str]:
+    """The fields of a row that are not in what was told of it, or not as they were; `holds` as in `Writer`."""
+    if holds is None:
+        return set()
+    known: dict[str, Any] = {name: getattr(row, name) for name in TEXT_FIELDS}
+    known |= {name: list(getattr(row, name)) or None for name in LIST_FIELDS}
+    for name in OF_CLIPS:
+        values = [getattr(clip, name) for clip in row.clips]
+        known[name] = values[0] if len(values) == 1 else values if any(values) else None
+    known["loss"] = None if all(message.loss for message in row.messages) else False
+    lost = {
+        name
+        for name, value in known.items()
+        if value is not None and (name not in holds or (holds[name] and told.get(holds[name]) != value))
+    }
+    return lost | set(row.extra)
 
 
 def write_shard(rows: Iterable[Row], path: Path, problems: Problems) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from audiollm.conversation import AUDIO_FIELDS, TIME_FIELDS, RowError
+from audiollm.conversation import AUDIO_FIELDS, TIME_FIELDS, RowError, not_among, seconds_of
 
 Raw = Mapping[str, Any]
 Converter = Callable[[Raw], dict[str, Any]]
@@ -34,7 +34,8 @@ ANSWER_COLUMNS = ("answer", "response", "output", "caption", "label", "category"
 TRANSCRIPT_COLUMNS = ("transcript", "transcription", "sentence", "text")
 RARE_COLUMNS = ("answer", "captions", "gt", "trans")  # X-ARES' and lmms-lab's: answers where no other column is one
 SAYS_WORDS = re.compile(r"asr|transcri|speech.?recogn", re.IGNORECASE)  # a task whose answers are the words spoken
-CLIP_COLUMNS = (*TIME_FIELDS, "transcript", "description")  # what may be known about the clip
+OFFSET = "offset"  # where a clip begins, in manifests of NeMo and Lhotse; with `duration` it tells the end
+CLIP_COLUMNS = (*TIME_FIELDS, OFFSET, "transcript", "description")  # what may be known about the clip
 RECORDINGS = frozenset((".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".webm", ".aif", ".aiff"))
 CHOICES_COLUMNS = ("choices", "multi_choice")
 SAY_WHICH = "say which it is (`format` in a recipe, --from for a command)"
@@ -114,7 +115,7 @@ def detect_all(raws: Iterable[Raw]) -> str:
             names.setdefault(detect(raw))
         except RowError as error:
             unknown = unknown or error
-    for theirs in ("ms-swift", "openai"):
+    for theirs in ("ms-swift", "openai", "sift"):
         if names.keys() == {"rows", theirs}:  # without audio, their rows look like ours
             return theirs
     if len(names) == 1:
@@ -252,18 +253,11 @@ def convert_desta(raw: Raw) -> dict[str, Any]:
 
 
 def convert_sift(raw: Raw) -> dict[str, Any]:
-    """SIFT's: parts without a `type`, with `text` or `audio_path`; `data_source` is where it is from."""
-    messages = []
-    for turn in _messages_of(raw):
-        parts: list[Any] = []
-        for part in _parts(turn):
-            if not isinstance(part, Mapping):
-                raise RowError("", "messages", "a part is an object with `text` or `audio_path`")
-            if not _is_blank(part.get("audio_path")):
-                parts.append({"type": "audio", "audio": part["audio_path"]})
-            if not _is_blank(part.get("text")):
-                parts.append(_text(part["text"]))
-        messages.append({**turn, "content": parts} if isinstance(turn, Mapping) else turn)
+    """SIFT's: parts with `text` or `audio_path`, perhaps with a `type`; `data_source` is where it is from."""
+    messages = [
+        {**turn, "content": [ours for part in _parts(turn) for ours in _of_sift(part)]} if _parts(turn) else turn
+        for turn in _messages_of(raw)
+    ]
     known = {"source": raw.get("data_source"), "source_id": raw.get("id")}
     return known | _without(raw, "messages", "data_source") | {"messages": messages}
 
@@ -315,7 +309,10 @@ def convert_audiollms(raw: Raw) -> dict[str, Any]:
 
 
 def convert_table(raw: Raw, question: str | None = None) -> dict[str, Any]:
-    """Columns for the audio, the question and the answer; without the second, `question` or what fits the answer."""
+    """Columns for the audio, the question and the answer; without the second, `question` or what fits the answer.
+
+    Manifests are tables too: `audio_filepath`, `offset` and `duration` in seconds, `text`.
+    """
     names = {_plain(name): name for name in raw}
     audio, asked = _column(names, AUDIO_COLUMNS), _column(names, QUESTION_COLUMNS)
     answer = _answer_column(names, is_asked=asked is not None)
@@ -329,8 +326,7 @@ def convert_table(raw: Raw, question: str | None = None) -> dict[str, Any]:
     if _is_blank(ask):
         raise RowError("", asked or "question", "the question is empty; write it, or take the column away")
 
-    known = {plain: raw[name] for plain, name in names.items() if plain in CLIP_COLUMNS and not _is_blank(raw[name])}
-    clip = {"type": "audio", "audio": raw[audio]} | {name: _number(value, name) for name, value in known.items()}
+    clip = {"type": "audio", "audio": raw[audio]} | _known_of_clip(raw, names)
     words = str(raw[answer]) if type(raw[answer]) in (int, float) else raw[answer]
     others = _without(raw, audio, asked, answer, *(names.get(name) for name in CLIP_COLUMNS))
     row = {name: value for name, value in others.items() if not _is_blank(value)}
@@ -340,8 +336,25 @@ def convert_table(raw: Raw, question: str | None = None) -> dict[str, Any]:
         clip["transcript"] = words
         row.setdefault("task", "asr")
     if row.get("choices"):
-        row["answer"] = _among(words, row["choices"])
+        row["answer"] = words
     return row | {"messages": [{"role": "user", "content": [clip, _text(ask)]}, _turn("assistant", words)]}
+
+
+def _known_of_clip(raw: Raw, names: Mapping[str, str]) -> dict[str, Any]:
+    """What columns tell about the clip, by our names; RowError for an offset that is wrong or denied by another one."""
+    told = {name: raw[names[name]] for name in CLIP_COLUMNS if name in names and not _is_blank(raw[names[name]])}
+    known = {name: _number(value, name) for name, value in told.items()}
+    start = seconds_of(known.pop(OFFSET, None), OFFSET)
+    if start is None:
+        return known
+    times = {"start": start}
+    if duration := seconds_of(known.get("duration"), "duration"):
+        times["end"] = round(start + duration, 6)  # in microseconds: 0.1 + 0.2 is 0.3
+    for name, value in times.items():
+        if known.setdefault(name, value) != value:
+            by = OFFSET if name == "start" else f"{OFFSET} and duration"
+            raise RowError("", OFFSET, f"{name} is {known[name]}, and by {by} {value}; leave one of them out")
+    return known
 
 
 def _answer_column(names: Mapping[str, str], is_asked: bool) -> str | None:
@@ -402,6 +415,17 @@ def _of_openai(part: Any) -> Any:
     return {"type": "audio", "audio": data if data.startswith("data:") else f"data:audio;base64,{data}"}
 
 
+def _of_sift(part: Any) -> list[Any]:
+    """The clip and the text of a part; other fields and a type that does not fit are left for `parse_row` to judge."""
+    if not isinstance(part, Mapping):
+        raise RowError("", "messages", "a part is an object with `text` or `audio_path`")
+    others = _without(part, "type", "audio_path", "text")
+    clips = [] if _is_blank(part.get("audio_path")) else [{"type": "audio", "audio": part["audio_path"]} | others]
+    texts = [] if _is_blank(part.get("text")) else [_text(part["text"]) | ({} if clips else others)]
+    fits = part.get("type") in (None, *(one["type"] for one in (*clips, *texts)))
+    return [*clips, *texts] if fits else [part]
+
+
 def _listed(value: Any, name: str) -> list[str]:
     """Options as a list; some sets have it as JSON text."""
     if isinstance(value, str):
@@ -428,7 +452,7 @@ def _chosen(answer: Any, choices: Sequence[str]) -> str:
         letter = answer.strip().strip("().").upper()
         if len(letter) == 1 and 0 <= ord(letter) - ord("A") < len(choices):
             return choices[ord(letter) - ord("A")]
-    raise RowError("", "answer", f"{answer!r} is not among the choices; write the right one in the same words")
+    raise RowError("", "answer", not_among(answer))
 
 
 def _is_desta(raw: Raw) -> bool:
@@ -436,7 +460,7 @@ def _is_desta(raw: Raw) -> bool:
 
 
 def _is_sift(raw: Raw) -> bool:
-    return _any_part(raw, lambda part: "type" not in part and ("audio_path" in part or "text" in part))
+    return _any_part(raw, lambda part: "audio_path" in part or ("type" not in part and "text" in part))
 
 
 def _is_openai(raw: Raw) -> bool:
@@ -633,15 +657,9 @@ def _is_blank(value: Any) -> bool:
 def _number(value: Any, column: str) -> Any:
     """Cells of a CSV are texts; what is no number is left for `parse_row` to refuse."""
     try:
-        return float(value) if column in TIME_FIELDS and isinstance(value, str) else value
+        return float(value) if column in (*TIME_FIELDS, OFFSET) and isinstance(value, str) else value
     except ValueError:
         return value
-
-
-def _among(answer: Any, choices: Any) -> Any:
-    if isinstance(choices, (list, tuple)) and answer not in choices:
-        raise RowError("", "answer", f"{answer!r} is not among the choices; write the right one in the same words")
-    return answer
 
 
 def _turn(role: str, content: Any) -> dict[str, Any]:

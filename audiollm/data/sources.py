@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow
 from pyarrow import parquet
 
+from audiollm import audio as sound
 from audiollm.conversation import Row, RowError, parse_row
 from audiollm.data.formats import RECORDINGS, Converter, Raw, as_usual, converter, detect_all
 from audiollm.data.hub import PREFIX, HubDataset, RemoteFile, identity_of, is_stored, stored_files
@@ -190,14 +191,15 @@ def _converter(name: str, raws: Sequence[Raw], format: str | None, question: str
 
 
 def missing_file(row: Row, checked: dict[str, bool]) -> RowError | None:
-    """The error for the first audio file of the row that is not there; `checked` remembers what was looked up."""
+    """The error for the first audio file of the row that is not there, or no file; `checked` remembers the others."""
     for clip in row.clips:
         if isinstance(clip.audio, str):
             if clip.audio not in checked:
                 checked[clip.audio] = os.path.isfile(clip.audio)
             if not checked[clip.audio]:
-                cause = f"there is no file {clip.audio}; paths count from the folder of the rows"
-                return RowError(row.origin, "audio", cause, row.id)
+                other = sound.other_than_file(clip.audio)
+                missing = f"there is no file {clip.audio}; paths count from the folder of the rows"
+                return RowError(row.origin, "audio", f"{clip.audio} {other}" if other else missing, row.id)
     return None
 
 
@@ -262,15 +264,22 @@ def open_source(source: Any) -> Iterator[Opened]:
 
 
 def paths_of(pattern: str) -> list[Path]:
-    """The files that a path or a glob means; RowError where there is none."""
+    """The files and folders that a path or a glob means; RowError where there is none, and for a pipe or a device."""
     if os.path.exists(pattern):
-        return [Path(pattern)]
+        return [_no_pipe(pattern)]
     if not WILDCARDS & set(pattern):
         raise RowError(pattern, "", "there is no such file or folder; the path counts from the working folder")
     found = sorted(glob.glob(pattern, recursive=True))
     if not found:
         raise RowError(pattern, "", "no file matches; the pattern counts from the working folder")
-    return [Path(path) for path in found]
+    return [_no_pipe(path) for path in found]
+
+
+def _no_pipe(path: str) -> Path:
+    """A path that can be opened without waiting for ever; RowError otherwise."""
+    if not os.path.isdir(path) and (other := sound.other_than_file(path)):
+        raise RowError(path, "", f"{other}; write the rows to a file, and give that")
+    return Path(path)
 
 
 def files_of_rows(pattern: str) -> list[Path]:
@@ -292,6 +301,8 @@ def _listed_in(info: Path) -> set[Path]:
 
 def open_listed(info: Path) -> Iterator[Opened]:
     """The files of LLaMA-Factory's dataset_info.json, their rows with its usual names of columns, roles and tags."""
+    if other := sound.other_than_file(info):
+        raise RowError(str(info), "", f"{other}; write an object with an entry for each data set")
     try:
         listed = json.loads(info.read_bytes())
     except ValueError as error:
@@ -447,6 +458,8 @@ def _tables_in(folder: Path) -> str | None:
 
 def _answer_beside(recording: Path) -> str | RowError:
     text = recording.with_suffix(".txt")
+    if other := sound.other_than_file(text):
+        return RowError(str(text), "", f"{other}; write the answer to {text.name}")
     try:
         return text.read_text(encoding="utf-8-sig").strip()
     except FileNotFoundError:

@@ -47,7 +47,7 @@ from audiollm.data.sources import (
 
 File = Path | RemoteFile
 ENTRY = np.dtype([("file", "u4"), ("place", "u8"), ("line", "u8"), ("rows", "u4"), ("seconds", "f4")])
-VERSION = 2  # to be raised when another index would be made of the same files
+VERSION = 3  # to be raised when another index would be made of the same files
 ROW_GROUP_BYTES = 2**29  # row groups that a process keeps in memory
 WAITING = 10_000  # entries that are kept in memory while an index is made
 

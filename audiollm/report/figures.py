@@ -1,10 +1,18 @@
-"""How figures read: counts, percentages, durations, and what each metric means in words.
+"""How figures and foreign texts read: counts, percentages, durations, what each metric means, what a text hides.
 
 Not here: where the figures come from (audiollm/evaluation).
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
+
+HIDDEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\U000e0000-\U000e007f\ud800-\udfff]"
+)
+"""Controls but for tabs and line feeds, marks that turn the direction, marks without width that join nothing, and lone
+surrogates: what a text may hold and does not show."""
 
 
 class MetricNote(NamedTuple):
@@ -55,3 +63,8 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def visible(text: str) -> str:
+    """A text in which nothing is hidden, and nothing moves the cursor or turns lines about: U+202E reads `\\u202e`."""
+    return HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -78,15 +78,27 @@ def write_page(path: str | os.PathLike[str], page: str) -> Path:
     return path
 
 
-def render(data: ReportData) -> str:
-    """The page as text. All text of rows and answers is escaped, and the page runs no script but its own."""
-    environment = Environment(
+def page_environment() -> Environment:
+    """Templates into which all text is put escaped, and with what it hides in sight."""
+    return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
+        finalize=_in_sight,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _in_sight(value: Any) -> Any:
+    if isinstance(value, Markup):
+        return Markup(figures.visible(value))
+    return figures.visible(value) if isinstance(value, str) else value
+
+
+def render(data: ReportData) -> str:
+    """The page as text. All text of rows and answers is escaped, and the page runs no script but its own."""
+    environment = page_environment()
     environment.filters |= {"percent": figures.percent, "interval": figures.interval, "duration": figures.duration}
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html").render(

@@ -8,6 +8,7 @@ Shapes: L samples.
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich import box
 from rich.console import Console
@@ -27,8 +27,8 @@ from audiollm import audio
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Row, RowError
 from audiollm.report import spectrogram
-from audiollm.report.figures import counted, duration, percent
-from audiollm.report.html import PLAYER_RATE, TEMPLATES, beginning, data_uri, write_page
+from audiollm.report.figures import counted, duration, percent, visible
+from audiollm.report.html import PLAYER_RATE, TEMPLATES, beginning, data_uri, page_environment, write_page
 
 PLAYER_SECONDS = 30.0
 """The clips of a row are played to this length together."""
@@ -223,13 +223,7 @@ def render_inspection(found: Inspection, examples: Sequence[Row], readings: Read
 
     All text of rows is escaped, and the page runs no script but its own.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters |= {"percent": percent, "hours": hours, "bars": bars, "counted": counted}
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     styles = [(TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "inspection.css")]
@@ -429,6 +423,6 @@ def _print_listed(console: Console, title: str, listed: Listed) -> None:
 
 
 def plain(text: str, longest: int = CELL_CHARACTERS) -> str:
-    """Text of a row on one line of a terminal: what would move the cursor or cannot be shown is a space."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text[: longest + 1])
+    """Text of a row on one line of a terminal: tabs and ends of lines are spaces, all else that is hidden is shown."""
+    line = visible(re.sub(r"[\t\n\r]", " ", text[: longest + 1]))
     return line if len(line) <= longest else line[: longest - 1] + "…"

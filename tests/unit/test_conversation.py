@@ -121,6 +121,7 @@ def test_the_row_of_the_design_is_read_and_written_unchanged() -> None:
         (clotho(task=["aqa"]), "task", "must be a text"),
         (clotho(references="Two birds."), "references", "must be a list"),
         (clotho(choices=["one", None]), "choices[1]", "missing"),
+        (clotho(choices=["a", "b"], answer="c"), "answer", "'c' is not among the choices"),
         (clotho(audios=[b"left over"]), "audios", "1 more than the audio parts"),
         (clotho(extra="note"), "extra", "must be an object"),
     ],

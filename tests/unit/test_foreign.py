@@ -1,6 +1,8 @@
 """Rows written for other tools: read again they say the same, and what a format cannot say is named."""
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from audiollm import audio as sound
 from audiollm import cli
 from audiollm.conversation import Row, parse_row, row_to_dict, write_rows
 from audiollm.data.foreign import WRITERS, convert_to, file_for
-from audiollm.data.formats import ASK_FOR_WORDS, detect_all
+from audiollm.data.formats import ASK_FOR_WORDS, detect_all, naming
 from audiollm.data.sources import load_rows, open_source
 
 RATE = 16_000
@@ -24,7 +26,8 @@ def wave(number: int) -> np.ndarray:
 @pytest.fixture
 def rows(tmp_path: Path) -> list[Row]:
     """One clip, a cut of it, one that is embedded, two turns with two clips, a system message, no clip; then questions
-    about two clips, with options (in the question, and added by its reader), about words, and with other words for it.
+    about two clips, with options (in the question, and added by its reader), about words, and with other words for it;
+    then words of cuts: from a time to another, to the end, from the beginning, of an embedded one.
     """
     for number in range(2):
         sound.write(tmp_path / f"{number}.wav", wave(number), RATE)
@@ -59,6 +62,10 @@ def rows(tmp_path: Path) -> list[Row]:
         [user(clip("1.wav"), "Which?\nChoose one of: low; high"), answer("low")],
         [user(clip("0.wav", transcript="hello there"), ASK_FOR_WORDS), answer("hello there")],
         [user(clip("1.wav", duration=1.0, transcript="hello"), "What is said?"), answer("hello")],
+        [user(clip("0.wav", start=0.1, end=0.3), ASK_FOR_WORDS), answer("hello")],
+        [user(clip("0.wav", start=0.5), ASK_FOR_WORDS), answer("there")],
+        [user(clip("0.wav", end=0.25), ASK_FOR_WORDS), answer("hell")],
+        [user(clip(embedded, start=0.5, end=0.75), ASK_FOR_WORDS), answer("no")],
     ]
     about = {7: {"choices": ["low", "high"], "answer": "high"}, 8: {"choices": ["low", "high"], "answer": "low"}}
     return [
@@ -71,7 +78,7 @@ LEFT_OUT = {
     "nvidia": {4},
     "ltu": {3, 4, 5, 6},
     "salmonn": {3, 4, 5},
-    "mcq": {0, 1, 2, 3, 4, 5, 6, 9, 10},
+    "mcq": {0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12, 13, 14},
     "audiollms": {3, 4, 5, 6},
     "manifest": {0, 1, 2, 3, 4, 5, 6, 7, 8},
 }
@@ -110,6 +117,7 @@ def test_a_shard_holds_each_row_with_its_recording(rows, tmp_path):
     kept = [row for row in rows if len(row.clips) == 1]
     assert {error.row_id for error in problems.errors} == {row.id for row in rows} - {row.id for row in kept}
     assert number == len(kept) and [path.name for path in out.parent.iterdir()] == ["rows.tar"]
+    lengths = [len(row.clips[0].load(RATE)) for row in kept]
     for path in tmp_path.glob("*.wav"):
         path.unlink()  # the shard needs none of them
     again = load_rows(out, strict=True)
@@ -119,13 +127,51 @@ def test_a_shard_holds_each_row_with_its_recording(rows, tmp_path):
             for message in told["messages"]:
                 message["content"] = [part for part in message["content"] if part["type"] == "text"]
         assert plain == back
-    assert [len(row.clips[0].load(RATE)) for row in again] == [RATE if n != 1 else RATE // 2 for n in range(number)]
+    assert [len(row.clips[0].load(RATE)) for row in again] == lengths
 
 
 def asked(row: Row, question: str) -> list[dict]:
     """The messages of a row with one clip, its question in other words."""
     user, assistant = row_to_dict(row)["messages"]
     return [user | {"content": [user["content"][0], {"type": "text", "text": question}]}, assistant]
+
+
+FULL = {
+    "id": "m-id", "task": "m-task", "source": "m-source", "source_id": "m-source_id", "split": "m-split",
+    "language": "m-language", "license": "m-license", "references": ["m-references"],
+    "choices": ["m-choices", "m-answer"], "answer": "m-answer", "rejected": "m-rejected", "note": "m-note",
+}  # fmt: skip
+"""A row with each field that there is, all with marks that name them."""
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_field_is_counted_as_dropped_where_the_file_does_not_hold_it_and_only_there(tmp_path, name):
+    clip = {"duration": 1.0625, "transcript": "m-transcript", "description": "m-description"}
+    asked, answer = {
+        "mcq": ("Which?" + naming(FULL["choices"]), "m-answer"),
+        "audiollms": ("Which?" + naming(FULL["choices"]), "m-answer"),
+        "manifest": (ASK_FOR_WORDS, "m-transcript"),
+    }.get(name, ("Which?", "said"))
+    sound.write(tmp_path / "a.wav", wave(0), RATE)
+    content = [{"type": "audio", "audio": "a.wav", **clip}, {"type": "text", "text": asked}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    row = parse_row(FULL | {"messages": messages}, folder=tmp_path)
+
+    dropped: Counter[str] = Counter()
+    assert convert_to([row, row], name, tmp_path / "out.json", dropped)[0] == 2
+    text, known = (tmp_path / "out.json").read_text(), {*FULL, *clip}
+    held = {field for field in known if ("1.0625" if field == "duration" else f'"m-{field}"') in text}
+    assert dropped == dict.fromkeys(known - held, 2)
+
+
+def test_what_is_known_of_several_clips_and_answers_that_are_not_learned_are_counted_too(rows, tmp_path):
+    (user, assistant), about = row_to_dict(rows[6])["messages"], {"transcript": None, "description": "a tone"}
+    clips = [part | about if part["type"] == "audio" else part for part in user["content"]]
+    first = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hi.", "loss": False}]
+    row = parse_row({"messages": [*first, user | {"content": clips}, assistant]})
+    dropped: Counter[str] = Counter()
+    convert_to([row, rows[0]], "desta", tmp_path / "out.jsonl", dropped)
+    assert dropped == {"description": 1, "loss": 1}
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -136,11 +182,17 @@ def test_the_format_of_a_written_file_is_told_by_looking_at_it(rows, tmp_path, n
 
 
 def test_what_is_known_beside_the_words_is_written_where_the_format_has_a_place_for_it(rows, tmp_path):
-    convert_to(rows[10:], "manifest", tmp_path / "manifest.jsonl")
-    assert json.loads((tmp_path / "manifest.jsonl").read_text()) == {
-        "audio_filepath": "1.wav", "duration": 1.0, "text": "hello",
-    }  # fmt: skip
-    convert_to(rows[9:], "salmonn", tmp_path / "salmonn.json")
+    convert_to(rows[10:14], "manifest", tmp_path / "manifest.jsonl")
+    assert [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()] == [
+        {"audio_filepath": "1.wav", "duration": 1.0, "text": "hello"},
+        {"audio_filepath": "0.wav", "offset": 0.1, "duration": 0.2, "text": "hello"},
+        {"audio_filepath": "0.wav", "offset": 0.5, "duration": 0.5, "text": "there"},
+        {"audio_filepath": "0.wav", "offset": 0.0, "duration": 0.25, "text": "hell"},
+    ]
+    again = load_rows(tmp_path / "manifest.jsonl", strict=True)
+    assert again[1].clips[0].key == rows[11].clips[0].key  # to the bit, though 0.1 + 0.2 is not 0.3
+    assert not (tmp_path / "clips").exists()
+    convert_to(rows[9:11], "salmonn", tmp_path / "salmonn.json")
     assert json.loads((tmp_path / "salmonn.json").read_text()) == {
         "annotation": [
             {"path": "0.wav", "text": "hello there", "task": "asr"},
@@ -153,7 +205,7 @@ def test_what_is_known_beside_the_words_is_written_where_the_format_has_a_place_
         assert lines[1]["question" if name == "mcq" else "instruction"] == "Which?"  # its reader names the options
         again = load_rows(tmp_path / f"{name}.jsonl", strict=True)
         assert [(row.choices, row.answer) for row in again] == [(("low", "high"), "high"), (("low", "high"), "low")]
-    convert_to(rows[9:], "desta", tmp_path / "desta.jsonl")
+    convert_to(rows[9:11], "desta", tmp_path / "desta.jsonl")
     again = load_rows(tmp_path / "desta.jsonl", strict=True)
     assert [(row.id, row.clips[0].transcript) for row in again] == [("9", "hello there"), ("10", "hello")]
 
@@ -162,7 +214,7 @@ def test_what_is_known_beside_the_words_is_written_where_the_format_has_a_place_
     ("name", "changes", "cause"),
     [
         ("mcq", {"choices": ["low", "deep"]}, "choices: are not all named in the question"),
-        ("audiollms", {"choices": ["deep", "shrill"]}, "answer: is not one of the row's choices"),
+        ("audiollms", {"choices": ["deep", "shrill"], "answer": "deep"}, "answer: is not one of the row's choices"),
         ("manifest", {}, "does not answer with the words spoken"),
     ],
 )
@@ -186,7 +238,7 @@ def test_a_question_without_words_and_one_with_words_between_its_recordings_are_
 
 def test_a_manifest_of_a_recording_that_cannot_be_opened_is_not_written(rows, tmp_path):
     (tmp_path / "0.wav").write_bytes(b"junk")
-    number, problems = convert_to(rows[9:], "manifest", tmp_path / "out.jsonl")
+    number, problems = convert_to(rows[9:11], "manifest", tmp_path / "out.jsonl")
     assert number == 1 and "cannot be opened to tell how long it is" in problems.summary()
 
 
@@ -226,9 +278,9 @@ def test_what_is_listed_is_never_replaced(rows, tmp_path, name, content, told):
 
 
 def test_a_recording_that_is_whole_stays_where_it_is_and_a_cut_is_written_once(rows, tmp_path):
-    convert_to([*rows, *rows], "ms-swift", tmp_path / "rows.jsonl")
+    convert_to([*rows[:11], *rows[:11]], "ms-swift", tmp_path / "rows.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert lines[0]["audios"] == ["0.wav"] and lines[1]["audios"] == lines[1 + len(rows)]["audios"]
+    assert lines[0]["audios"] == ["0.wav"] and lines[1]["audios"] == lines[1 + 11]["audios"]
     assert len(list((tmp_path / "clips").iterdir())) == 2  # the cut and the embedded one
 
 
@@ -254,6 +306,11 @@ def test_the_command_writes_a_file_and_says_what_it_left_out(rows, tmp_path):
     run = CliRunner().invoke(cli.app, ["convert", str(tmp_path / "rows.jsonl"), "--to", "ltu"])
     assert run.exit_code == 1 and "3 rows of format ltu; left out: 3 problems" in run.output.replace("\n", " ")
     assert len(json.loads((tmp_path / "rows.ltu.json").read_text())) == 3
+    assert run.output.endswith("not in ltu: id (3 rows)\n")
+    write_rows(tmp_path / "rows.jsonl", [replace(rows[0], license="mit", extra={"by\x1b": 1}), rows[1]])
+    run = CliRunner().invoke(cli.app, ["convert", str(tmp_path / "rows.jsonl"), "--to", "ms-swift"])
+    assert run.exit_code == 0
+    assert run.output.endswith("not in ms-swift: id (2 rows), by\\x1b (1), license (1)\n")
     wrong = CliRunner().invoke(cli.app, ["convert", str(tmp_path / "rows.jsonl"), "--to", "ms-swft"])
     assert wrong.exit_code == 2 and "did you mean 'ms-swift'?" in wrong.stderr
 

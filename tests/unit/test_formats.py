@@ -289,6 +289,75 @@ def test_what_foreign_rows_know_about_a_recording_is_kept() -> None:
         converted(DESTA | {"messages": [told | {"audios": audios * 2}, DESTA["messages"][1]]})
 
 
+MANIFEST: dict[str, Any] = {"audio_filepath": "a.wav", "offset": 1.5, "duration": 2.25, "text": "hello"}
+
+
+def test_an_offset_is_where_the_clip_begins_and_with_a_duration_tells_its_end() -> None:
+    def cut(**changes: Any) -> tuple[float | None, float | None]:
+        row = converted({name: value for name, value in (MANIFEST | changes).items() if value is not None})
+        assert row.extra == {} and row.clips[0].transcript == "hello"
+        return row.clips[0].start, row.clips[0].end
+
+    assert cut() == cut(offset="1.5", duration="2.25") == cut(start=1.5, end=3.75) == (1.5, 3.75)
+    assert cut(offset=0) == (0.0, 2.25)  # the file may be longer
+    assert cut(duration=None) == (1.5, None)
+    assert cut(offset=None) == cut(offset="") == (None, None)
+    assert cut(offset=0.1, duration=0.2) == (0.1, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "cause"),
+    [
+        ({"offset": "soon"}, "offset", "must be a number of seconds, and is 'soon'"),
+        ({"offset": -1}, "offset", "0 or later"),
+        ({"offset": float("nan")}, "offset", "0 or later"),
+        ({"duration": "long"}, "duration", "must be a number of seconds"),
+        ({"start": 1.0}, "offset", "start is 1.0, and by offset 1.5; leave one of them out"),
+        ({"end": 3.0}, "offset", "end is 3.0, and by offset and duration 3.75"),
+    ],
+)
+def test_a_wrong_offset_and_one_that_another_column_denies_are_refused(changes: Any, field: str, cause: str) -> None:
+    with pytest.raises(RowError) as caught:
+        converted(MANIFEST | changes)
+    assert caught.value.field == field and cause in caught.value.cause
+
+
+def typed(raw: dict[str, Any]) -> dict[str, Any]:
+    """A row of SIFT whose parts say what they are."""
+    messages = [
+        turn | {"content": [{"type": "text" if part["text"] else "audio"} | part for part in turn["content"]]}
+        for turn in raw["messages"]
+    ]
+    return raw | {"messages": messages}
+
+
+def test_parts_of_sift_may_say_their_type_and_mean_the_same() -> None:
+    assert detect(typed(SIFT)) == "sift" and converted(typed(SIFT)) == converted(SIFT)
+    bare = [
+        turn | {"content": [{name: value for name, value in part.items() if value} for part in turn["content"]]}
+        for turn in typed(SIFT)["messages"]
+    ]
+    assert converted(SIFT | {"messages": bare}) == converted(SIFT)
+    wordy = {"messages": bare[1:] and [{"role": "user", "content": "Who?"}, bare[1]]}
+    assert detect_all([SIFT | {"messages": bare}, wordy]) == "sift"  # without a recording, it looks like ours
+    assert converted(wordy, "sift") == parse_row(wordy)
+
+
+@pytest.mark.parametrize(
+    ("part", "cause"),
+    [
+        ({"type": "image", "audio_path": "a.wav"}, "unknown part 'image'"),
+        ({"type": "audio", "audio_path": None}, "audio: missing"),
+        ({"type": "text", "audio_path": "a.wav"}, "audio_path: is not a field here"),
+        ({"audio_path": "a.wav", "volume": 2}, "volume: is not a field here"),
+    ],
+)
+def test_nothing_that_a_part_of_sift_says_is_passed_over(part: dict[str, Any], cause: str) -> None:
+    user = {"role": "user", "content": [part, {"text": "Who?"}]}
+    with pytest.raises(RowError, match=cause):
+        converted({"messages": [user, SIFT["messages"][1]]}, "sift")
+
+
 def test_rows_of_salmonn_with_and_without_a_question_are_one_format_and_asked_by_their_task() -> None:
     captions = {"path": "a.wav", "text": "A dog barks.", "task": "audiocaption"}
     feeling, words = captions | {"task": "emotion_recognition"}, captions | {"task": "asr"}

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from audiollm.curation import inspecting
 from audiollm.curation.inspecting import Distinct, Reservoir, Sample, Tally, inspect_rows, parse_sound
 from audiollm.curation.levels import is_clipped
 from audiollm.report import inspection
+from audiollm.report.figures import visible
 from audiollm.report.inspection import (
     Histogram,
     bars,
@@ -167,6 +169,18 @@ def test_damage_behind_a_good_header_is_found_by_decoding_and_a_missing_file_wit
     found, _ = inspect_rows(str(write_lines(tmp_path / "rows.jsonl", lines)), sound=None)
     assert [Path(place).name for place, _ in found.broken.first] == ["gone.flac", "damaged.flac"]
     assert (found.rows, found.sound.recordings) == (3, 1)
+
+
+def test_what_stands_in_the_place_of_a_recording_is_named(tmp_path):
+    (tmp_path / "folder.wav").mkdir()
+    os.mkfifo(tmp_path / "pipe.wav")
+    lines = [raw(n, {"audio": f"{name}.wav"}, "?", "no") for n, name in enumerate(("folder", "pipe", "gone"))]
+    found, _ = inspect_rows(str(write_lines(tmp_path / "rows.jsonl", lines)), sound=None)
+    assert [cause for _, cause in found.broken.first] == [
+        "is a folder, not a file",
+        "is not an ordinary file",
+        "there is no such file; paths count from the folder of the rows",
+    ]
 
 
 def test_several_processes_find_what_one_finds(rows, inspected):
@@ -381,6 +395,27 @@ def test_a_page_of_hostile_text_can_be_written(tmp_path, found):
     assert write_inspection(tmp_path / "page.html", found, [Row(turns)]).is_file()
 
 
+HIDDEN = "\0\x1b[2J\r\x9b\u202egnp\u2066\u200b\ud800\U000e0041"
+SHOWN = r"\x00\x1b[2J\r\x9b\u202egnp\u2066\u200b\ud800\U000e0041"
+
+
+def test_what_a_text_hides_is_in_sight_on_the_page_and_in_the_terminal(tmp_path):
+    lines = [raw(1, {"audio": f"{HIDDEN}.wav"}, HIDDEN, HIDDEN, task=HIDDEN, license=HIDDEN) | {"id": HIDDEN}, "{"]
+    found, shown = inspect_rows(str(write_lines(tmp_path / "rows.jsonl", lines)))
+    page = write_inspection(tmp_path / "page.html", found, shown).read_text(encoding="utf-8")
+    assert not set(HIDDEN) & set(page) - set("[2Jgnp")
+    assert page.count(SHOWN) >= 8
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_inspection(found, console)
+    text = console.export_text()
+    assert not set(HIDDEN) & set(text) - set("[2Jgnp") and SHOWN.replace(r"\r", " ") in text
+
+
+def test_a_text_that_hides_nothing_stands_as_it_is():
+    text = "line\n\ttab é 日本　語 שלום 👩\u200d🔬 می\u200cخواهم \\x1b"
+    assert visible(text) == text
+
+
 def test_the_waveform_spans_what_the_samples_span():
     points = str(waveform(np.array([0.5, -1.0, 1.0], np.float32)))
     assert "0.0,25.0" in points and "80.0,100.0" in points and "160.0,0.0" in points
@@ -406,7 +441,7 @@ def test_the_terminal_shows_the_figures_and_no_control_characters(tmp_path):
 
 
 def test_a_cell_is_one_short_line():
-    assert plain("a\nb\ud800") == "a b "
+    assert plain("a\nb\ud800") == "a b\\ud800"
     assert len(plain("x" * 100)) == 60
 
 

@@ -4,6 +4,9 @@ import csv
 import io
 import json
 import logging
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,20 @@ def write_table(path: Path, rows: list[dict[str, Any]], delimiter: str = ",") ->
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+@pytest.fixture
+def nobody_waits() -> Iterator[None]:
+    """Who opens a pipe without a writer waits for ever: here he fails, if he is not through long after he should be."""
+
+    def waited(*_: Any) -> None:
+        raise AssertionError("a pipe is waited for")
+
+    before = signal.signal(signal.SIGALRM, waited)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def said(rows: list[Row]) -> list[tuple[str, str, Any]]:
@@ -244,6 +261,38 @@ def test_missing_files_are_problems_only_when_asked(tmp_path: Path) -> None:
     problems = Problems()
     assert len(load_rows(path, check_files=True, problems=problems)) == 1
     assert problems.examples[0].startswith(f"{path}:2: audio: there is no file {tmp_path / 'gone.wav'}")
+
+
+def test_what_stands_in_the_place_of_a_recording_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder.wav").mkdir()
+    os.mkfifo(tmp_path / "pipe.wav")
+    path = write_lines(tmp_path / "rows.jsonl", [ours(audio="folder.wav"), ours(audio="pipe.wav")])
+    problems = Problems()
+    assert not load_rows(path, check_files=True, problems=problems)
+    assert problems.examples == [
+        f"{path}:1: audio: {tmp_path / 'folder.wav'} is a folder, not a file",
+        f"{path}:2: audio: {tmp_path / 'pipe.wav'} is not an ordinary file",
+    ]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet", "rows.tar", "dataset_info.json"])
+@pytest.mark.usefixtures("nobody_waits")
+def test_a_pipe_is_no_file_of_rows_and_nobody_waits_for_it(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    for source in (tmp_path / name, str(tmp_path / "*")):
+        with pytest.raises(RowError, match="is not an ordinary file; write the rows"):
+            load_rows(source)
+
+
+@pytest.mark.usefixtures("nobody_waits")
+def test_a_pipe_beside_a_recording_is_no_answer_and_a_folder_is_no_listing(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav())
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(RowError, match=r"a\.txt: is not an ordinary file; write the"):
+        load_rows(tmp_path, strict=True)
+    (tmp_path / "dataset_info.json").mkdir()
+    with pytest.raises(RowError, match="is a folder, not a file; write an object"):
+        load_rows(tmp_path / "dataset_info.json")
 
 
 @pytest.mark.parametrize(
