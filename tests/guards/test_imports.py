@@ -28,7 +28,7 @@ ALLOWED = {
     "evaluation": {"inference", "matching", "data", "report", "audio", "conversation", "recipe"},
     "chat": {"inference", "audio", "conversation"},
     "serving": {"chat", "inference", "audio", "conversation"},
-    "export": {"models", "inference", "recipe"},
+    "export": {"models", "inference", "recipe", "data"},
     "data_prep": {"curation", "data", "conversation", "audio"},
     "__init__": {"chat", "inference"},
     "__main__": {"cli"},
