@@ -12,6 +12,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +41,9 @@ class Clips:
         name = f"clips/{hashlib.blake2b(repr(clip.key).encode(), digest_size=8).hexdigest()}.flac"
         if not (self.folder / name).exists():
             (self.folder / "clips").mkdir(parents=True, exist_ok=True)
-            sound.write(self.folder / name, clip.load(SAMPLING_RATE), SAMPLING_RATE)
+            content = sound.encode(clip.load(SAMPLING_RATE), SAMPLING_RATE)
+            with whole(self.folder / name) as unfinished:
+                unfinished.write_bytes(content)
         return name
 
 
@@ -189,27 +192,35 @@ def file_for(rows: str, format: str, out: Path | None) -> Path:
 def convert_to(rows: Iterable[Row], format: str, out: Path) -> tuple[int, Problems]:
     """Write rows in a format; their number, and those that it cannot say. LLaMA-Factory's are listed beside them.
 
-    Without a row there is no file. ValueError where they cannot be listed.
+    Without a row there is no file, nor where that is stopped. ValueError where they cannot be listed.
     """
     problems = Problems()
     listed = listing_with(out) if format == "llama-factory" else None
     out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(out.name + ".tmp")
-    count = (
-        write_shard(rows, unfinished, problems)
-        if format == SHARD
-        else write_lines(rows, format, unfinished, Clips(out.parent), problems)
-    )
-    if not count:
-        unfinished.unlink()
-        return count, problems
-    unfinished.replace(out)
-    if listed is not None:
-        info = out.with_name(LISTED)
-        unfinished = info.with_name(info.name + ".tmp")
-        unfinished.write_text(json.dumps(listed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(info)
+    with whole(out) as unfinished:
+        count = (
+            write_shard(rows, unfinished, problems)
+            if format == SHARD
+            else write_lines(rows, format, unfinished, Clips(out.parent), problems)
+        )
+        if not count:
+            unfinished.unlink()
+    if count and listed is not None:
+        with whole(out.with_name(LISTED)) as unfinished:
+            unfinished.write_text(json.dumps(listed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return count, problems
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Another name to write to; what lies there in the end gets its own, and what was not finished is removed."""
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        yield unfinished
+        if unfinished.exists():
+            unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def write_lines(rows: Iterable[Row], format: str, path: Path, clips: Clips, problems: Problems) -> int:
