@@ -14,14 +14,12 @@ that are met in training (data/quarantine.py).
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import re
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -35,7 +33,8 @@ from audiollm import audio as sound
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Message, Part, Row, RowError, parse_row, row_to_dict
 from audiollm.curation.levels import CLIPPED_RUN, SILENT_DB, header, is_clipped, loudness_db
-from audiollm.curation.running import TROUBLE, leave_stopping_to_the_first, nothing_left_behind
+from audiollm.curation.processes import alone_in, workers
+from audiollm.curation.running import TROUBLE, nothing_left_behind
 from audiollm.data.formats import RECORDINGS, Converter, Raw, converter, detect_all
 from audiollm.data.hub import identity_of
 from audiollm.data.quarantine import Found
@@ -171,7 +170,7 @@ def check(
     if format is not None:
         converter(format, question)  # a wrong name is told before anything is read
     options = Options(out, question, headers, strict)
-    with nothing_left_behind(out, PARTS):
+    with alone_in(out, "check"), nothing_left_behind(out, PARTS):
         _begin(out, [rows, *options[1:], format, limit, ROWS_A_CHUNK], rows)
         return _checked(rows, format, limit, options, keep_repeated, num_proc)
 
@@ -405,8 +404,7 @@ def _results(jobs: Iterator[Job], num_proc: int) -> Iterator[tuple[Path, list[Ve
             yield job.part, _verdicts(job.verdicts)
         return
     waiting: deque[tuple[Path, Path, Future[None] | None]] = deque()
-    pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), leave_stopping_to_the_first)
-    try:
+    with workers(num_proc) as pool:
         for one in chain(jobs, [None] * (2 * num_proc)):  # each that waits at the end is asked for too
             if one is not None:
                 future = None if one.verdicts.is_file() else pool.submit(check_chunk, one)
@@ -416,11 +414,6 @@ def _results(jobs: Iterator[Job], num_proc: int) -> Iterator[tuple[Path, list[Ve
                 if future is not None:
                     future.result()
                 yield part, _verdicts(verdicts)
-    except BrokenProcessPool:
-        cause = "a process was ended while it checked; there may be too little memory: take fewer with num_proc"
-        raise ValueError(cause) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _verdicts(path: Path) -> list[Verdict]:

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
 import yaml
-from filelock import FileLock, Timeout
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
 
 from audiollm.conversation import Message, Row, TextPart, write_rows
 from audiollm.curation.leaks import leaks
 from audiollm.curation.mapped import first_of
+from audiollm.curation.processes import alone_in
 from audiollm.curation.writers import Ask, Failure, Writer, Written
 from audiollm.data.sources import Problems, load_rows, paths_of
 from audiollm.models.settings import Settings, nearest
@@ -549,18 +549,10 @@ def _parsed(line: bytes) -> tuple[str, Written] | None:
 @contextmanager
 def open_cache(folder: Path) -> Iterator[Cache]:
     """The cache in a folder, for one run at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"{folder}: another run writes there; wait for it, or name another --out") from None
-    try:
+    with alone_in(folder):
         cache = Cache(folder / "results.jsonl")
         with cache.file:
             yield cache
-    finally:
-        lock.release()
 
 
 class Ledger:

@@ -7,7 +7,6 @@ in each table, distinct answer, distinct question and pair of both. Not here: ho
 
 import hashlib
 import math
-import multiprocessing
 import os
 import random
 import tempfile
@@ -15,8 +14,6 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from heapq import heappush, heapreplace
@@ -31,6 +28,7 @@ from audiollm import audio
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, Row, RowError
 from audiollm.curation.levels import SILENT_DB, header, is_clipped, loudness_db
+from audiollm.curation.processes import workers
 from audiollm.data.sources import open_source, rows_of
 from audiollm.report.inspection import (
     AnswerPrior,
@@ -581,8 +579,5 @@ def mapped(num_proc: int) -> Iterator[Callable[[Callable[[Any], Any], Sequence[A
     if num_proc == 1:
         yield map
         return
-    with ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield lambda function, items: pool.map(function, items, chunksize=16)
-        except BrokenProcessPool:
-            raise ValueError("a process died while it decoded; fewer of them (num_proc) need less memory") from None
+    with workers(num_proc) as pool:
+        yield lambda function, items: pool.map(function, items, chunksize=16)

@@ -11,7 +11,6 @@ Nothing depends on the order of rows or the number of processes. Not here: the f
 
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import shlex
@@ -19,7 +18,7 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +40,7 @@ from audiollm.curation.fingerprint import (
     fingerprint,
     reason_against,
 )
+from audiollm.curation.processes import workers
 from audiollm.data.sources import Problems, load_rows
 from audiollm.report.figures import counted
 
@@ -243,7 +243,7 @@ def hear_all(clips: Sequence[Clip], num_proc: int) -> Iterator[Fingerprint | str
 
 def _in_processes(jobs: Iterable[Sequence[Sound]], num_proc: int) -> Iterator[list[Fingerprint | str]]:
     waiting: deque[Future[list[Fingerprint | str]]] = deque()
-    with ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn")) as pool:
+    with workers(num_proc) as pool:
         for job in jobs:
             waiting.append(pool.submit(heard, job))
             if len(waiting) > 2 * num_proc:

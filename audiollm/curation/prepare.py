@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from audiollm.curation import running
 from audiollm.curation.dataset import Converted
 from audiollm.curation.mapped import is_map, read_map
+from audiollm.curation.processes import alone_in, is_lock
 
 MANIFEST = "prepared.json"
 TABLES = frozenset((".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".yaml"))
@@ -64,21 +65,29 @@ def prepare(name: str, out: str | Path, options: Mapping[str, Any], *, overwrite
     settings = checked_options(converter, options)
     wanted = {"converter": name, "options": _as_text(settings), **identity(converter, settings)}
     file = out / manifest_name(settings.get("shard"))
-    found = _manifest(file)
-    if _is_done(found, wanted):
-        print(f"{name}: {out} is there already ({_in_words(found)})")
-        return float(found["seconds"])
-    _make_room(file, found, wanted, overwrite)
-    with running.nothing_left_behind(out, file.name, running.parts_name(settings.get("shard"))):
-        _write_manifest(file, wanted)
-        of_others = set(out.iterdir()) if settings.get("shard") else set()
-        started = time.monotonic()
-        converted = _convert(spec, converter, out, settings)
+    parts = out / running.parts_name(settings.get("shard"))
+    if not _is_done(figures := _manifest(file), wanted):
+        with alone_in(out, file.stem):
+            if not _is_done(figures := _manifest(file), wanted):  # nor was it made just now
+                _make_room(file, parts, figures, wanted, overwrite)
+                with running.nothing_left_behind(out, file.name, parts.name):
+                    return _made(spec, converter, file, settings, wanted)
+    print(f"{name}: {out} is there already ({_in_words(figures)})")
+    return float(figures["seconds"])
+
+
+def _made(spec: str, converter: ModuleType, file: Path, settings: Mapping[str, Any], wanted: dict[str, Any]) -> float:
+    """Make the rows, and write the manifest before and after; returns the seconds that it took."""
+    out = file.parent
+    _write_manifest(file, wanted)
+    of_others = set(out.iterdir()) if settings.get("shard") else set()
+    started = time.monotonic()
+    converted = _convert(spec, converter, out, settings)
     seconds = round(time.monotonic() - started, 1)
-    made = sorted(path.name for path in set(out.iterdir()) - of_others - {file})
+    made = sorted(path.name for path in set(out.iterdir()) - of_others - {file} if not is_lock(path))
     figures = {"rows": dict(converted.written), "dropped": dict(converted.dropped), "seconds": seconds, "made": made}
     _write_manifest(file, wanted | figures)
-    print(f"{name}: {out} made in {seconds:.0f} s ({_in_words(figures)})")
+    print(f"{running.called(converter)}: {out} made in {seconds:.0f} s ({_in_words(figures)})")
     return seconds
 
 
@@ -197,25 +206,25 @@ def _is_done(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return "seconds" in found and found["digest"] == wanted["digest"]
 
 
-def _make_room(file: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> None:
+def _make_room(file: Path, parts: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> None:
     """Leave a folder that can be written into, or raise ValueError where that would destroy something.
 
-    What was made in part, and as is wanted now, stays: it is gone on with.
+    What was made in part, and as is wanted now, stays: it is gone on with. So do the parts of other shards.
     """
     out = file.parent
     ways_out = "remove it, or give another folder"
     again = f"{ways_out}; --overwrite makes it anew"
-    others = [path for path in out.iterdir() if not _is_of_a_shard(path, file)] if out.is_dir() else []
-    if not found and out.exists() and (not out.is_dir() or others):
+    others = [path for path in out.iterdir() if not is_lock(path) and not _is_of_a_shard(path, file)]
+    if not found and others:
         raise ValueError(f"{out} is not empty, and nothing says what made it; {ways_out}")
     is_other = found.get("digest") != wanted["digest"]
-    if found and is_other and not overwrite and ("seconds" in found or any(out.glob("parts*/*"))):
+    if found and is_other and not overwrite and ("seconds" in found or any(parts.glob("*"))):
         raise ValueError(f"{out} was {'made' if 'seconds' in found else 'begun'} {_difference(found, wanted)}; {again}")
     if other := next((path for path in out.glob("prepared-*-of-*.json") if _shards_of(path) != _shards_of(file)), None):
         raise ValueError(
             f"{out} is shared by {_shards_of(other)} shards ({other.name}), and not by {_shards_of(file)}; {ways_out}"
         )
-    half = out.glob("parts*") if is_other else []
+    half = [parts] if is_other and parts.exists() else []
     for path in [*(out / name for name in found.get("made", [])), *half]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

@@ -9,14 +9,12 @@ talking to each other. Not here: converters that make their own sound (prepare.p
 """
 
 import json
-import multiprocessing
 import re
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -31,6 +29,7 @@ from audiollm.curation.dataset import Converted, DataSet, Draw, Dropped, Item
 from audiollm.curation.instructions import unheard as unheard_one
 from audiollm.curation.mapped import MapSettings, converter_of, with_splits
 from audiollm.curation.origins import Chunk, NoSuchSplit, open_origin, rows_of
+from audiollm.curation.processes import workers
 from audiollm.curation.writing import AudioMode, JsonlPart, ParquetPart, clip_of
 from audiollm.models.settings import nearest
 from audiollm.resources import import_converter
@@ -50,23 +49,19 @@ TROUBLE = (
 
 @contextmanager
 def nothing_left_behind(out: Path, *own: str) -> Iterator[None]:
-    """Where what is done here fails, and nothing was made, remove what it began in `out`, and `out` if that was new.
+    """Where what is done here fails, and nothing was made, remove what it began in `out`; a run has that for itself.
 
     own: names of the parts' folder and of what says how they are made. Made is a chunk that is done, which is gone on
     with, or anything of another name. What was there before stays.
     """
-    new_folders = [folder for folder in (out, *out.parents) if not folder.exists()]
-    before = set(out.iterdir()) if out.is_dir() else set()
+    before = set(out.iterdir())
     try:
         yield
     except BaseException:
-        begun = (set(out.iterdir()) if out.is_dir() else set()) - before
+        begun = set(out.iterdir()) - before
         if all(path.name in own and not any(path.glob("[0-9]*.json")) for path in begun):
             for path in begun:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            with suppress(OSError):  # another process may write there
-                for folder in new_folders:
-                    folder.rmdir()
         raise
 
 
@@ -229,35 +224,13 @@ def convert_all(jobs: Iterator[Job], num_proc: int, name: str) -> None:
                 bar.update(convert_chunk(job))
             return
         waiting: set[Future[int]] = set()
-        pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), leave_stopping_to_the_first)
-        try:
+        with workers(num_proc) as pool:
             for job in jobs:
-                with interruption_held_back():
-                    waiting.add(pool.submit(convert_chunk, job))
+                waiting.add(pool.submit(convert_chunk, job))
                 if len(waiting) > 2 * num_proc:  # rows that wait are in memory
                     done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     bar.update(sum(future.result() for future in done))
             bar.update(sum(future.result() for future in waiting))
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def leave_stopping_to_the_first() -> None:
-    """Ctrl-C reaches all processes; a worker ends its chunk, and the first process says that it was stopped."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def interruption_held_back() -> Iterator[None]:
-    """Ctrl-C waits until the end of this; a process that is started in it never gets one, not even while it imports."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def convert_chunk(job: Job) -> int:

@@ -13,6 +13,7 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -51,7 +52,9 @@ class Clips:
         name = f"clips/{hashlib.blake2b(repr(clip.key).encode(), digest_size=8).hexdigest()}.flac"
         if not (self.folder / name).exists():
             (self.folder / "clips").mkdir(parents=True, exist_ok=True)
-            sound.write(self.folder / name, clip.load(SAMPLING_RATE), SAMPLING_RATE)
+            content = sound.encode(clip.load(SAMPLING_RATE), SAMPLING_RATE)
+            with whole(self.folder / name) as unfinished:
+                unfinished.write_bytes(content)
         return name
 
 
@@ -228,29 +231,37 @@ def convert_to(
     """Write rows in a format; their number, and those that it cannot say. LLaMA-Factory's are listed beside them.
 
     `dropped` counts, for each field that the format does not hold, the rows that were written without it. Without a row
-    there is no file. ValueError where they cannot be listed.
+    there is no file, nor where that is stopped. ValueError where they cannot be listed.
     """
     problems = Problems()
     listed = listing_with(out) if format == "llama-factory" else None
     out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(out.name + ".tmp")
-    count = (
-        write_shard(rows, unfinished, problems)
-        if format == SHARD
-        else write_lines(
-            rows, format, unfinished, Clips(out.parent), problems, Counter() if dropped is None else dropped
+    with whole(out) as unfinished:
+        count = (
+            write_shard(rows, unfinished, problems)
+            if format == SHARD
+            else write_lines(
+                rows, format, unfinished, Clips(out.parent), problems, Counter() if dropped is None else dropped
+            )
         )
-    )
-    if not count:
-        unfinished.unlink()
-        return count, problems
-    unfinished.replace(out)
-    if listed is not None:
-        info = out.with_name(LISTED)
-        unfinished = info.with_name(info.name + ".tmp")
-        unfinished.write_text(json.dumps(listed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(info)
+        if not count:
+            unfinished.unlink()
+    if count and listed is not None:
+        with whole(out.with_name(LISTED)) as unfinished:
+            unfinished.write_text(json.dumps(listed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return count, problems
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Another name to write to; what lies there in the end gets its own, and what was not finished is removed."""
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        yield unfinished
+        if unfinished.exists():
+            unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def write_lines(

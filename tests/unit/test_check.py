@@ -150,6 +150,27 @@ def test_a_check_that_was_stopped_goes_on_where_it_was(good, tmp_path, monkeypat
     assert met[11:] == list(range(9, NUM_ROWS + 1))
 
 
+def test_a_second_check_into_a_folder_is_refused_and_the_first_is_not_disturbed(good, tmp_path, monkeypatch):
+    damaged(good)
+    check(str(good), tmp_path / "whole")
+    judged = checking.judged
+
+    def beside(*about):
+        monkeypatch.setattr(checking, "judged", judged)
+        for headers in (False, True):
+            with pytest.raises(ValueError, match="out: another run writes there; wait for it, or name another --out"):
+                check(str(good), tmp_path / "out", headers=headers)
+        return judged(*about)
+
+    monkeypatch.setattr(checking, "judged", beside)
+    check(str(good), tmp_path / "out")
+    assert checking.judged is judged
+    assert written(tmp_path / "out") == written(tmp_path / "whole")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        path.name for path in (tmp_path / "whole").iterdir()
+    }
+
+
 @pytest.mark.parametrize("change", ["file", "option"])
 def test_a_stopped_check_of_other_rows_or_with_other_options_begins_anew(good, tmp_path, monkeypatch, change):
     met = stop_at(monkeypatch, 11)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from audiollm import audio as sound
 from audiollm import cli
 from audiollm.conversation import Row, parse_row, row_to_dict, write_rows
-from audiollm.data.foreign import WRITERS, convert_to, file_for
+from audiollm.data.foreign import FORMATS_TO_WRITE, WRITERS, convert_to, file_for
 from audiollm.data.formats import ASK_FOR_WORDS, detect_all, naming
 from audiollm.data.sources import load_rows, open_source
 
@@ -376,3 +376,34 @@ def test_the_command_neither_writes_over_its_rows_nor_a_file_without_rows(rows, 
     done = CliRunner().invoke(cli.app, ["convert", str(path), "--to", "ltu"])
     assert done.exit_code == 2 and "there is no row to write" in done.output.replace("\n", " ")
     assert [path.name for path in tmp_path.glob("*.json*")] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize("name", FORMATS_TO_WRITE)
+def test_a_conversion_that_is_stopped_leaves_nothing_unfinished(rows, tmp_path, name):
+    def stopped():
+        yield from rows[:3]
+        raise KeyboardInterrupt
+
+    out = file_for("rows", name, None).name
+    (tmp_path / out).write_text("of before")
+    with pytest.raises(KeyboardInterrupt):
+        convert_to(stopped(), name, tmp_path / out)
+    assert (tmp_path / out).read_text() == "of before"
+    assert {path.name for path in tmp_path.iterdir()} - {"clips"} == {"0.wav", "1.wav", out}
+
+
+def test_a_recording_whose_writing_is_stopped_does_not_count_as_written(rows, tmp_path, monkeypatch):
+    write_bytes = Path.write_bytes
+
+    def stopped(path, content):
+        write_bytes(path, content[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        convert_to(rows[1:2], "ms-swift", tmp_path / "out" / "rows.jsonl")
+    monkeypatch.undo()
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    convert_to(rows[1:2], "ms-swift", tmp_path / "out" / "rows.jsonl")
+    (clip,) = (tmp_path / "out" / "clips").iterdir()
+    assert len(sound.load(clip, RATE)) == RATE // 2

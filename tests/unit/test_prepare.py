@@ -1,5 +1,6 @@
 """The runner of converters: makes once, says so, and never writes over something else."""
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -131,6 +132,32 @@ def test_a_preparation_that_made_nothing_leaves_no_folder_and_takes_none_that_wa
         with pytest.raises(ValueError, match="no row could be made"):
             prepare("bells", tmp_path / str(number), {})
         assert (tmp_path / str(number) / name).exists() and (tmp_path / str(number) / runner.MANIFEST).exists()
+
+
+def test_a_second_run_into_a_folder_is_refused_and_takes_nothing_from_the_first(converter, tmp_path):
+    made = converter.prepare
+
+    def beside(out: Path, **options) -> Converted:
+        (out / "parts").mkdir()
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match="out: another run writes there; wait for it, or name another --out"):
+                prepare("bells", out, {}, overwrite=overwrite)
+        (out / "parts").rmdir()
+        return made(out, **options)
+
+    converter.prepare = functools.wraps(made)(beside)
+    prepare("bells", tmp_path / "out", {})
+    assert converter.calls == 1
+    named = json.loads((tmp_path / "out" / runner.MANIFEST).read_text())["made"]
+    assert {*named, runner.MANIFEST} == {path.name for path in (tmp_path / "out").iterdir()}
+    assert not [name for name in named if "lock" in name]
+
+
+def test_what_a_killed_run_left_of_its_lock_is_in_nobodys_way(converter, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".prepared.lock").touch()
+    prepare("bells", tmp_path / "out", {})
+    assert converter.calls == 1 and not (tmp_path / "out" / ".prepared.lock").exists()
 
 
 def test_what_was_begun_with_other_options_is_not_replaced_unasked(converter, tmp_path):

@@ -5,16 +5,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
+import psutil
 import pyarrow
 import pytest
 from converters import RATE, tone, write_csv, write_sound
 from pyarrow import parquet
 
 from audiollm import audio as sound
-from audiollm.curation import origins, prompts, running, writing
+from audiollm.curation import origins, processes, prompts, running, writing
 from audiollm.curation import prepare as prepare_module
 from audiollm.curation.mapped import read_map
 from audiollm.curation.prepare import options_of, prepare
@@ -85,9 +88,73 @@ def test_a_shard_for_which_no_row_is_left_is_no_error(archive, tmp_path, capsys)
 
 def test_a_process_that_is_started_while_interruption_is_held_back_is_not_interrupted():
     code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('whole')"
-    with running.interruption_held_back():
+    with processes.interruption_held_back():
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout == "whole\n" and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def wait_until(what: Callable[[], object]) -> None:
+    """Until it is so; an error after half a minute, which is far more than it takes."""
+    until = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def lives_in_group(process: psutil.Process, group: int) -> bool:
+    try:
+        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_stopped_ends_with_its_workers_and_goes_on_to_the_same_bytes(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(running, "ROWS_A_CHUNK", 400)
+    archive = esc(tmp_path / "esc", 800)
+    prepare("esc50", tmp_path / "whole", {"source": str(archive), "audio": "flac"})
+    program = "from audiollm import cli\nfrom audiollm.curation import running\nrunning.ROWS_A_CHUNK = 400\ncli.main()"
+    command = (
+        sys.executable, "-c", program, "prepare", "esc50", "--source", str(archive), "--audio", "flac",
+        "--num-proc", "2", "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0)
+    wait_until(lambda: any((tmp_path / "out").glob("clips/*/*.flac")))
+    run.send_signal(number)
+    if number == signal.SIGINT:
+        assert "Stopped. Given again, the same command goes on" in run.communicate(timeout=30)[1]
+    assert run.wait(30) == (130 if number == signal.SIGINT else -number)
+    wait_until(lambda: not any(lives_in_group(one, run.pid) for one in psutil.process_iter()))
+    assert len(list((tmp_path / "out" / "parts").glob("[0-9]*.json"))) < 2  # both were begun
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+    prepare("esc50", tmp_path / "out", {"source": str(archive), "audio": "flac", "num_proc": 2})
+    files = [
+        {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.suffix in (".jsonl", ".flac")}
+        for out in (tmp_path / "whole", tmp_path / "out")
+    ]
+    assert len(files[0]) == 802 and files[0] == files[1]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "clips", "prepared.json", "test.jsonl", "train.jsonl"
+    }  # fmt: skip
+
+
+def test_shards_are_made_at_once_in_one_folder_and_each_once(archive, tmp_path, whole, monkeypatch):
+    refused = []
+    joined = running.joined
+
+    def beside(*about):
+        monkeypatch.setattr(running, "joined", joined)
+        with pytest.raises(ValueError, match="another run writes there") as error:
+            prepare("esc50", tmp_path / "out", {"source": str(archive), "shard": "1/2"})
+        refused.append(error)
+        prepare("esc50", tmp_path / "out", {"source": str(archive), "shard": "2/2"})
+        return joined(*about)
+
+    monkeypatch.setattr(running, "joined", beside)
+    prepare("esc50", tmp_path / "out", {"source": str(archive), "shard": "1/2"})
+    lines = [line for path in (tmp_path / "out").glob("t*.jsonl") for line in path.read_bytes().splitlines()]
+    assert refused and sorted(lines) == sorted(whole.splitlines())
+    assert not list((tmp_path / "out").glob("*lock"))
 
 
 def test_what_was_converted_before_a_stop_is_not_converted_again(archive, tmp_path, whole, monkeypatch):
