@@ -80,11 +80,11 @@ def _made(spec: str, converter: ModuleType, file: Path, settings: Mapping[str, A
     """Make the rows, and write the manifest before and after; returns the seconds that it took."""
     out = file.parent
     _write_manifest(file, wanted)
-    of_others = set(out.iterdir()) if settings.get("shard") else set()
     started = time.monotonic()
     converted = _convert(spec, converter, out, settings)
     seconds = round(time.monotonic() - started, 1)
-    made = sorted(path.name for path in set(out.iterdir()) - of_others - {file} if not is_lock(path))
+    made = running.made_by(out, settings.get("shard"))
+    made = sorted(name for name in made if name != file.name and not is_lock(Path(name)))
     figures = {"rows": dict(converted.written), "dropped": dict(converted.dropped), "seconds": seconds, "made": made}
     _write_manifest(file, wanted | figures)
     print(f"{running.called(converter)}: {out} made in {seconds:.0f} s ({_in_words(figures)})")

@@ -164,6 +164,20 @@ def parts_name(shard: str | None) -> str:
     return "parts" if of == 1 else f"parts-{mine}-of-{of}"
 
 
+def made_by(out: Path, shard: str | None) -> list[str]:
+    """What lies in a folder that one machine made: all of it, or its own where several share the set."""
+    mine, of = parse_shard(shard)
+    if of == 1:
+        return [path.name for path in out.iterdir()]
+
+    def is_own(number: str) -> bool:
+        return int(number) % of == mine - 1  # chunks go round
+
+    joined = [path.name for path in out.glob(f"*-{mine:05d}-of-{of:05d}.*")]
+    parts = [path.name for path in out.glob("*.parquet") if is_own(path.stem.rpartition("-")[2].partition("_")[0])]
+    return [*joined, *parts, *(f"clips/{path.name}" for path in out.glob("clips/*") if is_own(path.name))]
+
+
 def mode_of(audio: Literal["auto", "paths", "embed", "flac"], chunk: Chunk, options: Mapping[str, Any]) -> AudioMode:
     """As asked for; else sound in Parquet stays there, and recordings stay where they are."""
     if audio != "auto":

@@ -77,6 +77,23 @@ def test_machines_that_share_a_set_write_each_row_once(archive, tmp_path, whole)
         prepare("esc50", tmp_path / "other", {"source": str(archive), "shard": "4/3"})
 
 
+@pytest.mark.parametrize("audio", ["embed", "flac"])
+def test_a_shard_that_is_made_anew_takes_nothing_of_the_others_away(archive, tmp_path, audio):
+    out, options = tmp_path / "out", {"source": str(archive), "audio": audio}
+    for shard in ("1/3", "2/3", "3/3"):
+        prepare("esc50", out, options | {"shard": shard})
+    before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    made = [set(json.loads((out / f"prepared-{n}-of-3.json").read_text())["made"]) for n in (1, 2, 3)]
+    top = {str(path) if path.parts[0] != "clips" else f"clips/{path.parts[1]}" for path in before}
+    assert set.union(*made) == {name for name in top if not name.startswith("prepared")}
+    assert not made[0] & made[1] and not made[1] & made[2] and not made[0] & made[2]
+    prepare("esc50", out, options | {"shard": "2/3", "seed": 1}, overwrite=True)
+    after = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    changed = {path for path in before if after.get(path) != before[path]}
+    assert after.keys() == before.keys() and changed
+    assert all(any(str(path).startswith(name) for name in {*made[1], "prepared-2-of-3"}) for path in changed)
+
+
 def test_a_shard_for_which_no_row_is_left_is_no_error(archive, tmp_path, capsys):
     for shard in ("1/2", "2/2"):
         prepare("esc50", tmp_path / "out", {"source": str(archive), "shard": shard, "limit": 1})
