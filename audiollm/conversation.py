@@ -410,15 +410,13 @@ def row_to_dict(row: Row, folder: str | Path | None = None) -> dict[str, Any]:
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
     """Write rows as JSONL and return their number; the file appears under its name only when it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    count = 0
-    with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+    from audiollm.files import whole  # which does not travel with an exported model
+
+    path, count = Path(path), 0
+    with whole(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             file.write(_to_json(row, path.parent) + "\n")
             count += 1
-    unfinished.replace(path)
     return count
 
 

@@ -48,6 +48,7 @@ from audiollm.data.sources import (
     open_source,
     paths_of,
 )
+from audiollm.files import write_whole
 from audiollm.report.figures import counted, duration
 
 CLEAN, QUARANTINE, NOTICED = "clean.jsonl", "quarantine.jsonl", "noticed.jsonl"
@@ -302,7 +303,7 @@ def _begin(out: Path, options: list[Any], rows: str) -> None:
     if not (state.is_file() and state.read_text(encoding="utf-8") == found.hexdigest()):
         shutil.rmtree(parts, ignore_errors=True)
         parts.mkdir(parents=True)
-        _write_whole(state, found.hexdigest().encode())
+        write_whole(state, found.hexdigest().encode())
 
 
 def _files_of(rows: str) -> Iterator[Path]:
@@ -315,13 +316,6 @@ def _files_of(rows: str) -> Iterator[Path]:
         if path.name == LISTED:
             with suppress(RowError):  # told when it is read
                 yield from [Path(opened.name) for opened in open_listed(path)]
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
 
 
 # ---- chunks ----------------------------------------------------------------------------------------------------------
@@ -435,8 +429,8 @@ def check_chunk(job: Job) -> None:
             raise verdict.error()
         verdicts.append(verdict)
         lines.append(line)
-    _write_whole(job.part, b"".join(lines))
-    _write_whole(job.verdicts, json.dumps(verdicts).encode())
+    write_whole(job.part, b"".join(lines))
+    write_whole(job.verdicts, json.dumps(verdicts).encode())
 
 
 def judged(job: Job, place: str, raw: Raw | RowError, convert: Converter, lengths: "Lengths") -> tuple[Verdict, bytes]:

@@ -47,6 +47,7 @@ from audiollm.data.sources import (
     refuse_overwriting,
     rows_of,
 )
+from audiollm.files import whole
 from audiollm.report.figures import counted
 
 JOINED, MISSING, AMBIGUOUS, BROKEN = "joined.jsonl", "missing.jsonl", "ambiguous.jsonl", "broken.jsonl"
@@ -457,16 +458,11 @@ def join(
 @contextmanager
 def written_together(folder: Path, names: Sequence[str]) -> Iterator[dict[str, TextIO]]:
     """Files of a folder that appear when all is done; where it fails, none, and no empty folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = {name: folder / f"{name}.tmp" for name in names}
     try:
         with ExitStack() as stack:
-            yield {name: stack.enter_context(path.open("w", encoding="utf-8")) for name, path in unfinished.items()}
-        for name, path in unfinished.items():
-            path.replace(folder / name)
+            paths = {name: stack.enter_context(whole(folder / name)) for name in names}
+            yield {name: stack.enter_context(path.open("w", encoding="utf-8")) for name, path in paths.items()}
     finally:
-        for path in unfinished.values():
-            path.unlink(missing_ok=True)
         with suppress(OSError):  # it holds something
             folder.rmdir()
 

@@ -42,6 +42,7 @@ from audiollm.curation.fingerprint import (
 )
 from audiollm.curation.processes import workers
 from audiollm.data.sources import Problems, load_rows
+from audiollm.files import whole
 from audiollm.report.figures import counted
 
 EXACT_ERRORS, EXACT_DIFFERING = 0.003, 0.04
@@ -510,12 +511,9 @@ class Overlap:
 
     def write(self, path: Path) -> None:
         """The pairs, a JSON object a line; the file appears when it is complete."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".tmp")
-        with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+        with whole(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
             for pair in self.pairs:
                 file.write(json.dumps(pair.told(), ensure_ascii=False) + "\n")
-        unfinished.replace(path)
 
 
 def find_overlap(train: Any, evaluation: Any = None, *, folder: str | Path, num_proc: int = 1) -> Overlap:

@@ -29,6 +29,7 @@ from typing import IO, Any, BinaryIO, NamedTuple
 from tqdm import tqdm
 
 from audiollm.data.shards import DAMAGED, headers_of
+from audiollm.files import whole
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 MARK = ".archive"
@@ -176,18 +177,12 @@ def unpack(path: str, names: Collection[str], folder: Path) -> Unpacked:
 
 def _write(archive: Any, member: Member, target: Path) -> None:
     """A file that appears when it is complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(target.name + ".tmp")
-    try:
-        with contents(archive, member) as file, unfinished.open("wb") as out:
-            left = member.size
-            while left and (chunk := file.read(min(left, CHUNK_BYTES))):
-                left -= out.write(chunk)
+    with whole(target) as unfinished, contents(archive, member) as file, unfinished.open("wb") as out:
+        left = member.size
+        while left and (chunk := file.read(min(left, CHUNK_BYTES))):
+            left -= out.write(chunk)
         if left:
             raise EOFError(f"{member.name} is cut off")
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _make_room(path: str, folder: Path) -> None:

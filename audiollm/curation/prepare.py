@@ -27,6 +27,7 @@ from audiollm.curation import running
 from audiollm.curation.dataset import Converted
 from audiollm.curation.mapped import is_map, read_map
 from audiollm.curation.processes import alone_in, is_lock
+from audiollm.files import write_whole
 
 MANIFEST = "prepared.json"
 TABLES = frozenset((".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".yaml"))
@@ -265,10 +266,7 @@ def _changed_tables(old: Mapping[str, str], new: Mapping[str, str]) -> str:
 
 
 def _write_manifest(file: Path, content: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(file)
+    write_whole(file, json.dumps(content, indent=2) + "\n")
 
 
 def _in_words(figures: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ from audiollm.curation.mapped import MapSettings, converter_of, with_splits
 from audiollm.curation.origins import Chunk, NoSuchSplit, open_origin, rows_of
 from audiollm.curation.processes import workers
 from audiollm.curation.writing import AudioMode, JsonlPart, ParquetPart, clip_of
+from audiollm.files import whole, write_whole
 from audiollm.models.settings import nearest
 from audiollm.resources import import_converter
 
@@ -91,10 +92,8 @@ class Figures:
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
-        unfinished = path.with_name(path.name + ".tmp")
         content = {"read": self.read, "first": self.first, "written": self.written, "dropped": self.dropped}
-        unfinished.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, json.dumps(content, ensure_ascii=False))
 
 
 def load_figures(path: Path) -> Figures:
@@ -417,9 +416,7 @@ def parts_of(split: str, number: str, parts: Path, out: Path) -> list[Path]:
 
 def concatenate(files: Sequence[Path], path: Path) -> None:
     """One file after another, byte for byte."""
-    unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("wb") as whole:
+    with whole(path) as unfinished, unfinished.open("wb") as out:
         for file in files:
             with file.open("rb") as part:
-                shutil.copyfileobj(part, whole)
-    unfinished.replace(path)
+                shutil.copyfileobj(part, out)

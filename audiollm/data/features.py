@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from audiollm.conversation import AudioPart
+from audiollm.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -119,9 +120,8 @@ class FeatureStore:
         shard = self.folder / f"shard-{uuid.uuid4().hex}.safetensors"
         entries = {key: (found.num_samples, checksum(found.frames_TC)) for key, found in self.waiting.items()}
         tensors = {key: found.frames_TC for key, found in self.waiting.items()}
-        partial = shard.with_suffix(".partial")
-        save_file(tensors, partial, metadata={ENTRIES: json.dumps(entries)})
-        partial.replace(shard)
+        with whole(shard) as unfinished:
+            save_file(tensors, unfinished, metadata={ENTRIES: json.dumps(entries)})
         self.places |= {key: Place(shard, *entry) for key, entry in entries.items()}
         self.num_bytes += shard.stat().st_size
         self.waiting, self.waiting_bytes = {}, 0

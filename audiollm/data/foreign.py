@@ -13,7 +13,6 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -32,6 +31,7 @@ from audiollm.conversation import (
 )
 from audiollm.data.formats import ASK_FOR_WORDS, DESTA_TAG, RECORDINGS, naming, with_choices
 from audiollm.data.sources import LISTED, WILDCARDS, Problems
+from audiollm.files import whole
 
 SAMPLING_RATE = 16_000
 Said = TypeVar("Said")
@@ -235,7 +235,6 @@ def convert_to(
     """
     problems = Problems()
     listed = listing_with(out) if format == "llama-factory" else None
-    out.parent.mkdir(parents=True, exist_ok=True)
     with whole(out) as unfinished:
         count = (
             write_shard(rows, unfinished, problems)
@@ -250,18 +249,6 @@ def convert_to(
         with whole(out.with_name(LISTED)) as unfinished:
             unfinished.write_text(json.dumps(listed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return count, problems
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Another name to write to; what lies there in the end gets its own, and what was not finished is removed."""
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        yield unfinished
-        if unfinished.exists():
-            unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def write_lines(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from audiollm.conversation import RowError
+from audiollm.files import write_whole
 
 Found = Literal["reading", "measuring", "hearing", "rendering"]
 
@@ -60,11 +61,7 @@ class Quarantine:
         """Forget what was found when the stage was trained before."""
         if self.writes and self.path.is_file():
             others = [(line.pop("stage"), line) for line in self.lines()]
-            partial = self.path.with_name(f"{self.path.name}.partial")
-            partial.write_text(
-                "".join(as_line(stage, row) for stage, row in others if stage != self.stage), encoding="utf-8"
-            )
-            partial.replace(self.path)
+            write_whole(self.path, "".join(as_line(stage, row) for stage, row in others if stage != self.stage))
         self.rows, self.seen = [], set()
 
     def add(self, rows: Iterable[BadRow]) -> list[BadRow]:

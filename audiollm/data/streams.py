@@ -44,6 +44,7 @@ from audiollm.data.sources import (
     paths_of,
     with_class_names,
 )
+from audiollm.files import write_whole
 
 File = Path | RemoteFile
 ENTRY = np.dtype([("file", "u4"), ("place", "u8"), ("line", "u8"), ("rows", "u4"), ("seconds", "f4")])
@@ -168,9 +169,7 @@ def made_once(about: Path, make: Callable[[], Any]) -> Any:
     about.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(about.with_suffix(".lock")):
         if not about.is_file():
-            partial = about.with_suffix(".partial")
-            partial.write_text(json.dumps(make()))
-            partial.replace(about)
+            write_whole(about, json.dumps(make()))
     return json.loads(about.read_text())
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from audiollm.conversation import Row
 from audiollm.data.sources import Problems
+from audiollm.files import write_whole
 from audiollm.report.examples import Example
 
 
@@ -142,9 +143,5 @@ def write_results(
         figures["evaluations"] = evaluations
     if text_check:
         figures["text_check"] = dict(text_check)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(Path(path), json.dumps(figures, indent=2, allow_nan=False) + "\n")
     return figures

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from audiollm import audio
 from audiollm.audio import AudioError
 from audiollm.conversation import AudioPart, RowError
+from audiollm.files import write_whole
 from audiollm.report import figures, spectrogram
 from audiollm.report.examples import Example
 from audiollm.report.plots import Point, drawable, line_chart
@@ -71,10 +72,7 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> Path:
 def write_page(path: str | os.PathLike[str], page: str) -> Path:
     """Write a page whole or not at all; what is no Unicode in it (lone surrogates of JSON) becomes a question mark."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(page, encoding="utf-8", errors="replace")
-    unfinished.replace(path)
+    write_whole(path, page.encode(errors="replace"))
     return path
 
 

@@ -36,6 +36,7 @@ from audiollm.data.mixture import Mixture
 from audiollm.data.pairs import Pairs
 from audiollm.data.quarantine import Quarantine, bad_row
 from audiollm.data.sources import fingerprint, of_tasks
+from audiollm.files import write_whole
 from audiollm.models.attention import BLOCKS
 from audiollm.models.checkpoint import copy_checkpoint, damaged_checkpoint, save_checkpoint
 from audiollm.models.configuration import AudioTextConfig
@@ -145,9 +146,7 @@ class RunFolder:
         """Note a stage as done, and the later ones as not done: they stood on what it was before."""
         self.stages = {name: kept for name, kept in self.stages.items() if name not in later}
         self.stages[stage] = dict(record)
-        partial = self.path / "run.json.partial"
-        partial.write_text(json.dumps({"stages": self.stages}, indent=1) + "\n")
-        partial.rename(self.path / "run.json")
+        write_whole(self.path / "run.json", json.dumps({"stages": self.stages}, indent=1) + "\n")
         shutil.rmtree(self.path / "unfinished", ignore_errors=True)
 
     def is_finished(self, stage: str, settings: Mapping[str, Any]) -> bool:

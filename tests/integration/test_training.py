@@ -230,7 +230,7 @@ def test_every_stage_leaves_a_checkpoint_and_its_record(finished):
         assert one["steps"] == 4 and [step for step, _ in one["loss"]] == [1, 2, 3, 4] and one["problems"] == []
         assert [step for step, _ in one["validation"]] == [2, 4] and one["seconds"] > 0
         assert (run / name / "model.safetensors").is_file() and list((run / "logs" / name).rglob("events*"))
-    assert not (run / "unfinished").exists() and not list(run.rglob("*.partial"))
+    assert not (run / "unfinished").exists() and not [*run.rglob("*.partial"), *run.rglob("*.tmp")]
     assert load_recipe(run / "recipe.yaml").stages == recipe.stages
 
 

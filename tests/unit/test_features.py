@@ -43,7 +43,7 @@ def test_several_writers_fill_one_folder(store):
     other.flush()
     store.refresh()
     assert store.get("k7").num_samples == 7 and store.get("k0").num_samples == 1000
-    assert not list(store.folder.glob("*.partial"))
+    assert not list(store.folder.glob("*.tmp"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other", "gone"])
