@@ -12,7 +12,9 @@ import io
 import math
 import os
 import re
+import signal
 import stat
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from fractions import Fraction
@@ -132,7 +134,7 @@ def encode(samples: np.ndarray, sampling_rate: int, format: str = "FLAC") -> byt
             raise _Problem(f"unknown format {format!r}; known: {', '.join(_SUFFIX_FORMATS.values())}")
         container, subtype = ("OGG", "OPUS") if format.upper() == "OPUS" else (format.upper(), None)
         out = io.BytesIO()
-        with sf.SoundFile(out, "w", int(sampling_rate), 1, format=container, subtype=subtype) as file:
+        with _uninterrupted(), sf.SoundFile(out, "w", int(sampling_rate), 1, format=container, subtype=subtype) as file:
             for begin in range(0, len(samples), _BLOCK):  # in one piece, libsndfile overflows its stack on long Vorbis
                 file.write(np.clip(samples[begin : begin + _BLOCK], -1.0, 1.0))
         return out.getvalue()
@@ -208,6 +210,28 @@ def _errors_named(name: str) -> Iterator[None]:
         raise
     except (_Problem, *_DECODER_ERRORS) as error:
         raise AudioError(name, _cause(error)) from error
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C and the like wait until the end of this.
+
+    libsndfile reads and writes bytes through Python: what is raised in there is printed, and it goes on with less.
+    """
+    caught: dict[int, Any] = {}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        before = {}
+    raising = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in raising:
+        signal.signal(number, caught.__setitem__)
+    try:
+        yield
+    finally:
+        for number, handler in raising.items():
+            signal.signal(number, handler)
+        for came, frame in caught.items():
+            raising[signal.Signals(came)](came, frame)
 
 
 def _cause(error: BaseException) -> str:
@@ -350,7 +374,8 @@ class _SoundfileReader:
         try:  # by its number, a file is read without Python in between, and its suffix plays no part
             self._file = _SoundFile(file.fileno(), closefd=False)
         except io.UnsupportedOperation:
-            self._file = _SoundFile(file)
+            with _uninterrupted():
+                self._file = _SoundFile(file)
         frames = self._file.frames
         if (self._file.format == "MP3" and not has_count) or frames > 1 << 40:  # a FLAC stream claims 2**63 - 1
             raise _LengthUnknown
@@ -371,7 +396,8 @@ class _SoundfileReader:
                 raise _cut_off(self._file.frames, round(self._file.frames * claimed / there))
 
     def blocks(self, first: int) -> Iterator[np.ndarray]:
-        begin = position = self._file.seek(max(0, first - round(_PREROLL_S * self.rate)))
+        with _uninterrupted():
+            begin = position = self._file.seek(max(0, first - round(_PREROLL_S * self.rate)))
         while len(block_LC := self._read()):
             yield block_LC[max(0, first - position) :].mean(axis=1)
             position += len(block_LC)
@@ -384,7 +410,8 @@ class _SoundfileReader:
     def _read(self) -> np.ndarray:
         """The next samples [n, C]; none at the end or where the file is damaged (`blocks` tells these apart)."""
         try:
-            return self._file.read(max(1, _BLOCK // self._file.channels), dtype="float32", always_2d=True)
+            with _uninterrupted():
+                return self._file.read(max(1, _BLOCK // self._file.channels), dtype="float32", always_2d=True)
         except sf.LibsndfileError:
             return np.empty((0, self._file.channels), dtype=np.float32)
 

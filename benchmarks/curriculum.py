@@ -12,6 +12,7 @@ its tasks (for transcribing: 1 - word error rate, at least 0).
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -119,15 +120,25 @@ def result_of(trial: Trial, out: Path, seed: int, limit: int | None) -> Found:
 
 
 def table(results: dict[Trial, list[Found]]) -> Iterable[str]:
-    """A Markdown line for each trial, in groups that each repeat the quickstart's."""
-    yield "| factor | | score, mean | 95 % interval of the mean | transcribe |"
-    yield "|---|---|---|---|---|"
+    """A Markdown line for each trial, in groups that each repeat the quickstart's.
+
+    Its difference from the quickstart is of the same seeds, which share their first stages.
+    """
+    yield "| factor | | score, mean | 95 % interval | less than the quickstart, 95 % interval | transcribe |"
+    yield "|---|---|---|---|---|---|"
+    usual = {one["seed"]: float(one["score"]) for one in results.get(QUICKSTART, ())}
     for factor, name, found in grouped(results):
         scores = [float(one["score"]) for one in found]
         words = statistics.mean(one["tasks"]["transcribe"] for one in found)
-        mean, half = statistics.mean(scores), interval(scores)
-        span = f"{100 * (mean - half):.1f} to {100 * (mean + half):.1f}" if half else ""
-        yield f"| {factor} | {name} | {100 * mean:.1f} % | {span} | {100 * words:.1f} % |"
+        less = [usual[one["seed"]] - float(one["score"]) for one in found if one["seed"] in usual]
+        cells = (f"{100 * statistics.mean(scores):.1f} %", span(scores, most=1.0), span(less) if any(less) else "")
+        yield f"| {factor} | {name} | {' | '.join(cells)} | {100 * words:.1f} % |"
+
+
+def span(values: Sequence[float], most: float = math.inf) -> str:
+    """The 95 % interval of the mean in percent; nothing for one value."""
+    mean, half = statistics.mean(values), interval(values)
+    return f"{100 * (mean - half):.1f} to {100 * min(mean + half, most):.1f}" if half else ""
 
 
 def grouped(results: dict[Trial, list[Found]]) -> list[tuple[str, str, list[Found]]]:
@@ -149,21 +160,28 @@ def interval(scores: Sequence[float]) -> float:
 
 
 def plot(results: dict[Trial, list[Found]]) -> str:
-    """An SVG with a row for each line of the table: a dot for each seed, a bar at their mean."""
+    """An SVG with a row for each line of the table: a dot for each seed, a bar at their mean; from the lowest on."""
     lines, left, width, row = grouped(results), 330, 760, 24
+    low = math.floor(100 * min(float(one["score"]) for _, _, found in lines for one in found))
+    low -= low % 2  # in steps of which there are not many
+    step = max((100 - low) // 5, 1)
+
+    def place(percent: float) -> float:
+        return left + (width - left - 20) * (percent - low) / (100 - low)
+
     parts = []
-    for tick in range(0, 101, 20):
-        x = left + (width - left - 20) * tick / 100
+    for tick in range(low, 101, step):
+        x = place(tick)
         parts.append(f'<path d="M{x} 20V{30 + row * len(lines)}" stroke="#ccc"/>')
         parts.append(f'<text x="{x}" y="14" text-anchor="middle">{tick} %</text>')
     for number, (factor, name, found) in enumerate(lines):
         y = 38 + row * number
         parts.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(f"{factor}: {name}")}</text>')
-        places = [left + (width - left - 20) * float(one["score"]) for one in found]
+        places = [place(100 * float(one["score"])) for one in found]
         parts += [f'<circle cx="{x:.1f}" cy="{y}" r="4" fill="#2a6f97" fill-opacity="0.6"/>' for x in places]
         parts.append(f'<path d="M{statistics.mean(places):.1f} {y - 8}v16" stroke="#c1121f" stroke-width="2"/>')
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {44 + row * len(lines)}" font-size="12" '
-    return head + 'font-family="sans-serif" fill="#333">' + "".join(parts) + "</svg>\n"
+    return head + 'font-family="sans-serif" fill="#333" style="background:#fff">' + "".join(parts) + "</svg>\n"
 
 
 def main() -> None:

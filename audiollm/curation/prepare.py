@@ -15,7 +15,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from audiollm.curation import running
 from audiollm.curation.dataset import Converted
 from audiollm.curation.mapped import is_map, read_map
-from audiollm.curation.processes import alone_in, is_lock
+from audiollm.curation.processes import alone_in
 from audiollm.files import write_whole
 
 MANIFEST = "prepared.json"
@@ -70,8 +71,13 @@ def prepare(name: str, out: str | Path, options: Mapping[str, Any], *, overwrite
     if not _is_done(figures := _manifest(file), wanted):
         with alone_in(out, file.stem):
             if not _is_done(figures := _manifest(file), wanted):  # nor was it made just now
-                _make_room(file, parts, figures, wanted, overwrite)
-                with running.nothing_left_behind(out, file.name, parts.name):
+                _require_room(file, parts, figures, wanted, overwrite)
+                if parts.exists() and figures.get("digest") != wanted["digest"]:
+                    shutil.rmtree(parts)
+                with (
+                    _replacing(file, parts, figures.get("made", ())),
+                    running.nothing_left_behind(out, file.name, parts.name),
+                ):
                     return _made(spec, converter, file, settings, wanted)
     print(f"{name}: {out} is there already ({_in_words(figures)})")
     return float(figures["seconds"])
@@ -85,7 +91,7 @@ def _made(spec: str, converter: ModuleType, file: Path, settings: Mapping[str, A
     converted = _convert(spec, converter, out, settings)
     seconds = round(time.monotonic() - started, 1)
     made = running.made_by(out, settings.get("shard"))
-    made = sorted(name for name in made if name != file.name and not is_lock(Path(name)))
+    made = sorted(name for name in made if name != file.name and not name.startswith("."))
     figures = {"rows": dict(converted.written), "dropped": dict(converted.dropped), "seconds": seconds, "made": made}
     _write_manifest(file, wanted | figures)
     print(f"{running.called(converter)}: {out} made in {seconds:.0f} s ({_in_words(figures)})")
@@ -207,15 +213,40 @@ def _is_done(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return "seconds" in found and found["digest"] == wanted["digest"]
 
 
-def _make_room(file: Path, parts: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> None:
-    """Leave a folder that can be written into, or raise ValueError where that would destroy something.
+@contextmanager
+def _replacing(file: Path, parts: Path, made: Iterable[str]) -> Iterator[None]:
+    """Set aside what was made before; it comes back where nothing new is made, and goes once that is complete."""
+    out, aside = file.parent, file.with_name(f".before-{file.name}")
+    for path in [out / name for name in made] + ([file] if made else []):
+        if path.exists():
+            target = aside / path.relative_to(out)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+    try:
+        yield
+    except BaseException:
+        if aside.exists() and not any(parts.glob("[0-9]*.json")):
+            for path in aside.iterdir():
+                if path.is_dir() and (out / path.name).is_dir():  # the clips, which other shards have too
+                    shutil.copytree(path, out / path.name, dirs_exist_ok=True)
+                else:
+                    path.replace(out / path.name)
+            shutil.rmtree(aside)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _require_room(
+    file: Path, parts: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool
+) -> None:
+    """ValueError where to write into a folder would destroy something.
 
     What was made in part, and as is wanted now, stays: it is gone on with. So do the parts of other shards.
     """
     out = file.parent
     ways_out = "remove it, or give another folder"
     again = f"{ways_out}; --overwrite makes it anew"
-    others = [path for path in out.iterdir() if not is_lock(path) and not _is_of_a_shard(path, file)]
+    others = [path for path in out.iterdir() if not path.name.startswith(".") and not _is_of_a_shard(path, file)]
     if not found and others:
         raise ValueError(f"{out} is not empty, and nothing says what made it; {ways_out}")
     is_other = found.get("digest") != wanted["digest"]
@@ -225,9 +256,6 @@ def _make_room(file: Path, parts: Path, found: Mapping[str, Any], wanted: Mappin
         raise ValueError(
             f"{out} is shared by {_shards_of(other)} shards ({other.name}), and not by {_shards_of(file)}; {ways_out}"
         )
-    half = [parts] if is_other and parts.exists() else []
-    for path in [*(out / name for name in found.get("made", [])), *half]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _is_of_a_shard(path: Path, file: Path) -> bool:

@@ -101,8 +101,3 @@ def alone_in(folder: Path, name: str = "run") -> Iterator[None]:
         with suppress(OSError):  # the first that is not empty
             for one in new_folders:
                 one.rmdir()
-
-
-def is_lock(path: Path) -> bool:
-    """Whether a file is the lock of a run, and so nothing that it makes."""
-    return path.name.startswith(".") and path.suffix == ".lock"

@@ -5,6 +5,7 @@ import contextlib
 import io
 import os
 import pickle
+import signal
 import struct
 import tracemalloc
 from pathlib import Path
@@ -638,3 +639,31 @@ def test_writing_names_the_file_in_its_errors(tmp_path):
         with pytest.raises(AudioError, match=cause):
             audio.write(path, samples, 16000)
         assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_waits_until_libsndfile_has_read_or_written(monkeypatch, number):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    def pressed_within(call):
+        def pressed(self, *arguments, **settings):
+            signal.raise_signal(number)
+            found = call(self, *arguments, **settings)
+            done.append(call)
+            return found
+
+        return pressed
+
+    done, content = [], audio.encode(np.zeros(1000, np.float32), 16_000)
+    monkeypatch.setattr(sf.SoundFile, "read", pressed_within(sf.SoundFile.read))
+    monkeypatch.setattr(sf.SoundFile, "write", pressed_within(sf.SoundFile.write))
+    before = signal.signal(number, stop)
+    try:
+        for work in (lambda: audio.load(content, 16_000), lambda: audio.encode(np.zeros(9, np.float32), 16_000)):
+            with pytest.raises(KeyboardInterrupt):
+                work()
+            assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, before)
+    assert len(done) == 2

@@ -314,16 +314,16 @@ def test_the_commands_push_prepared_rows(source, tmp_path):
 def test_splits_of_jsonl_whose_rows_have_other_fields_are_read_together(source, tmp_path):
     folder = made(source, tmp_path / "set", "flac")
     lines = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
-    lines[-1] |= {"language": "en", "references": ["a dog", "one dog"]}
+    lines[-1] |= {"language": "de", "references": ["a dog", "one dog"]}
     lines[-1]["messages"][0] |= {"loss": False}
     lines[-1]["messages"][0]["content"][0] |= {"transcript": "woof", "start": 0.25}
     (folder / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     publish(folder, "me/esc", dry_run=True)
     loaded = datasets.load_dataset(str(folder))
     row = loaded["test"][-1]
-    assert (row["language"], row["references"], row["messages"][0]["loss"]) == ("en", ["a dog", "one dog"], False)
+    assert (row["language"], row["references"], row["messages"][0]["loss"]) == ("de", ["a dog", "one dog"], False)
     assert row["messages"][0]["content"][0] | {"transcript": "woof", "start": 0.25} == row["messages"][0]["content"][0]
-    assert loaded["train"].features == loaded["test"].features and loaded["train"][0]["language"] is None
+    assert loaded["train"].features == loaded["test"].features and loaded["train"][0]["messages"][0]["loss"] is None
 
 
 def test_a_field_that_the_card_cannot_describe_is_refused(source, tmp_path):

@@ -205,6 +205,28 @@ def test_a_folder_that_was_begun_with_other_options_is_begun_anew_where_that_is_
     assert made(tmp_path / "out") == made(tmp_path / "fresh")
 
 
+@pytest.mark.parametrize("audio", ["paths", "flac", "embed"])
+@pytest.mark.parametrize("why", ["split", "source", "option", "stopped"])
+def test_what_was_made_stays_where_it_cannot_be_made_anew(archive, tmp_path, monkeypatch, audio, why):
+    out, options = tmp_path / "out", {"source": str(archive), "audio": audio}
+    prepare("esc50", out, options)
+    before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    changes = {"split": {"split": "test"}, "source": {"source": str(tmp_path / "none")}, "option": {"test_fold": 9}}
+    if why == "stopped":
+        monkeypatch.setattr(running, "convert_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises((ValueError, KeyboardInterrupt)):
+        prepare("esc50", out, options | changes.get(why, {"seed": 1}), overwrite=True)
+    assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    monkeypatch.undo()
+    prepare("esc50", out, options | {"seed": 1}, overwrite=True)
+    prepare("esc50", tmp_path / "fresh", options | {"seed": 1})
+    after = {path.relative_to(out): path.read_bytes() for path in out.rglob("*.[jpf]*") if path.is_file()}
+    fresh = {path.relative_to(tmp_path / "fresh"): path for path in (tmp_path / "fresh").rglob("*.[jpf]*")}
+    assert after.keys() == fresh.keys() and not list(out.glob(".*"))
+    rows = [path for path in after if path.suffix in (".jsonl", ".parquet", ".flac")]
+    assert rows and all(after[path] == fresh[path].read_bytes() for path in rows)
+
+
 def test_what_is_broken_is_left_out_with_place_and_cause_and_counted(tmp_path, capsys):
     archive = esc(tmp_path / "esc", 10)
     (archive / "audio" / "3.wav").write_bytes(b"junk")
