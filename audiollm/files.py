@@ -4,21 +4,34 @@ Not here: folders of checkpoints (models/checkpoint.py), of runs (training/stage
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Another name to write to, in a folder that is made; what lies there in the end gets its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
+    with made(path.parent):
+        try:
+            yield unfinished
+            if unfinished.exists():
+                unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make a folder; one that is new and stays empty is not left behind, nor are those above it."""
+    new_folders = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield unfinished
-        if unfinished.exists():
-            unfinished.replace(path)
+        yield
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # the first that is not empty
+            for one in new_folders:
+                one.rmdir()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

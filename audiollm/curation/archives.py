@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from audiollm.conversation import RowError
+from audiollm.data.sources import HEAD_BYTES, refuse_binary
 
 Placed = Iterator[tuple[str, dict[str, Any]]]
 MOST_CHARS = 1000  # of the names of columns in a message
@@ -89,6 +90,8 @@ class Archive:
     ) -> Placed:
         """The rows of a table by its header, or by the one given here; ValueError names columns that it lacks."""
         path = self._file(self.find(*patterns))
+        with path.open("rb") as beginning:
+            refuse_binary(path, beginning.read(HEAD_BYTES))
         with path.open(encoding=encoding, errors="replace", newline="") as file:
             kind = csv.excel if quotes else UnquotedDialect
             reader = csv.DictReader(file, header, delimiter=delimiter, dialect=kind, strict=True)

@@ -19,7 +19,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -53,7 +53,7 @@ from audiollm.report.figures import counted
 JOINED, MISSING, AMBIGUOUS, BROKEN = "joined.jsonl", "missing.jsonl", "ambiguous.jsonl", "broken.jsonl"
 UNPACKED = "recordings"
 AS_IT_IS = "as it is"
-"""What stands for the rule where the row's own path exists, or its sound is in the row."""
+"""What stands for the rule where the row's own path exists, its sound is in the row, or it has none."""
 MOST_CANDIDATES = 20  # that are listed for a name; the others are counted
 MOST_SOURCES = 100  # that are counted apart
 MOST_LEFT_OUT = 3  # members of archives that are named for each cause
@@ -458,13 +458,9 @@ def join(
 @contextmanager
 def written_together(folder: Path, names: Sequence[str]) -> Iterator[dict[str, TextIO]]:
     """Files of a folder that appear when all is done; where it fails, none, and no empty folder."""
-    try:
-        with ExitStack() as stack:
-            paths = {name: stack.enter_context(whole(folder / name)) for name in names}
-            yield {name: stack.enter_context(path.open("w", encoding="utf-8")) for name, path in paths.items()}
-    finally:
-        with suppress(OSError):  # it holds something
-            folder.rmdir()
+    with ExitStack() as stack:
+        paths = {name: stack.enter_context(whole(folder / name)) for name in names}
+        yield {name: stack.enter_context(path.open("w", encoding="utf-8")) for name, path in paths.items()}
 
 
 def _rows(source: str, format: str | None, question: str | None) -> Iterator[tuple[str, Path | None, Row | RowError]]:
@@ -557,9 +553,9 @@ def _join_row(
     looked = look_up(row, folder, index)
     lost = [one for one in looked if not one.match.paths and one.clip is None]
     unclear = [one for one in looked if one.match.paths and one.clip is None]
-    if lost or unclear or not looked:
+    if lost or unclear:
         counts.rows += 1
-        is_missing = bool(lost) or not looked
+        is_missing = bool(lost)
         counts.missing += is_missing
         counts.ambiguous += not is_missing
         told = {"origin": row.origin, "id": row.id, "source": source, "wanted": [_told(one) for one in lost + unclear]}
@@ -575,7 +571,7 @@ def _join_row(
     counts.rows += 1
     counts.found += 1
     order = [AS_IT_IS, *RULES]
-    counts.rules[max((one.match.rule for one in looked), key=order.index)] += 1
+    counts.rules[max((one.match.rule for one in looked), key=order.index, default=AS_IT_IS)] += 1
     files[JOINED].write(line + "\n")
     for one in looked:
         for path in one.match.paths:

@@ -26,11 +26,12 @@ import yaml
 from pydantic import Field
 
 from audiollm.conversation import RowError
-from audiollm.curation.archives import Archive
+from audiollm.curation.archives import MOST_CHARS, Archive
 from audiollm.curation.dataset import Ask, DataSet, Draw, Dropped, Item
 from audiollm.curation.instructions import classify
 from audiollm.curation.origins import SUFFIXES, splits_told
 from audiollm.curation.prompts import tasks
+from audiollm.data.sources import separator_of
 from audiollm.models.settings import Settings, nearest
 
 
@@ -198,9 +199,11 @@ def _of_first_suffix(folder: Path, name: str) -> list[Path]:
 def rows_in(archive: Archive, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a table by its suffix."""
     table = glob.escape(path.relative_to(archive.folder).as_posix())
-    delimiters = {".csv": ",", ".tsv": "\t"}
-    if path.suffix in delimiters:
-        return archive.table(table, delimiter=delimiters[path.suffix])
+    if path.suffix == ".tsv":
+        return archive.table(table, delimiter="\t", quotes=False)
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            return archive.table(table, delimiter=separator_of(file.readline(MOST_CHARS)))
     return archive.list(table)
 
 

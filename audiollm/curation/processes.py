@@ -16,6 +16,8 @@ from typing import ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
 
+from audiollm.files import made
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -84,20 +86,16 @@ def alone_in(folder: Path, name: str = "run") -> Iterator[None]:
     """
     if folder.is_file():
         raise ValueError(f"{folder} is a file, and a folder is asked for; give another name")
-    new_folders = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f".{name}.lock"
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"{folder}: another run writes there; wait for it, or name another --out") from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows removes no file that is open
-            file.unlink()
-        lock.release()
-        with suppress(OSError):  # the first that is not empty
-            for one in new_folders:
-                one.rmdir()
+    with made(folder):
+        file = folder / f".{name}.lock"
+        lock = FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"{folder}: another run writes there; wait for it, or name another --out") from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no file that is open
+                file.unlink()
+            lock.release()

@@ -27,6 +27,7 @@ from audiollm.audio import AudioError
 from audiollm.conversation import Message, Row, RowError, TextPart
 from audiollm.curation.dataset import Converted, DataSet, Draw, Dropped, Item
 from audiollm.curation.instructions import unheard as unheard_one
+from audiollm.curation.joining import files_of
 from audiollm.curation.mapped import MapSettings, converter_of, with_splits
 from audiollm.curation.origins import Chunk, NoSuchSplit, open_origin, rows_of
 from audiollm.curation.processes import workers
@@ -143,6 +144,8 @@ def run(
     if source in (None, converter.SET.hub):
         config, revision = config or converter.SET.config, revision or converter.SET.revision
     mine, of = parse_shard(shard)
+    if options.get("recordings") is not None:
+        next(files_of(Path(options["recordings"])))  # the error of a folder that is none is not that of a row
     parts = out / parts_name(shard)
     parts.mkdir(parents=True, exist_ok=True)
     bad: list[RowError] = []
@@ -334,7 +337,8 @@ def rows_about(job: Job, number: int, place: str, raw: dict[str, Any]) -> tuple[
             raise
         if isinstance(error, KeyError) and error.args[0] in {*dataset.columns} - raw.keys():
             raise RowError(place, str(error), "is missing") from error
-        raise RowError(place, watched.last, f"{type(error).__name__}: {error}") from error
+        is_empty = watched.last in raw and raw[watched.last] is None
+        raise RowError(place, watched.last, "is empty" if is_empty else f"{type(error).__name__}: {error}") from error
     asks = [ask for ask in item.asks if ask.answer.strip()]
     if not asks:
         raise Dropped("no answer")

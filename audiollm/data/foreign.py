@@ -173,11 +173,12 @@ def to_openai(row: Row, path_of: Clips) -> dict[str, Any]:
 class Writer(NamedTuple):
     """A format to write. `holds`: fields of a row that it has a place for, and its name of each; None if it has all.
 
-    The name "" stands for several places.
+    The name "" stands for several places. `asks`: whether it says what is asked.
     """
 
     say: Callable[[Row, Clips], dict[str, Any]]
     holds: Mapping[str, str] | None
+    asks: bool = True
 
 
 OF_CLIPS = ("duration", "transcript", "description")  # `start` and `end` are not lost: the recording is cut
@@ -193,7 +194,7 @@ WRITERS: dict[str, Writer] = {
     "openai": Writer(to_openai, {}),
     "mcq": Writer(to_mcq, {"id": "id", "source": "source_dataset", "choices": "choices", "answer": "answer"}),
     "audiollms": Writer(to_audiollms, {"choices": "choices", "answer": "answer"}),
-    "manifest": Writer(to_manifest, {"duration": "", "transcript": "text"}),
+    "manifest": Writer(to_manifest, {"duration": "", "transcript": "text"}, asks=False),
 }
 SHARD = "webdataset"
 """A tar with the sound in it, and so no table of texts."""
@@ -259,7 +260,7 @@ def write_lines(
     def say(row: Row) -> str:
         told = WRITERS[format].say(row, clips)
         line = as_json(told)
-        dropped.update(sorted(not_held(row, told, WRITERS[format].holds)))
+        dropped.update(sorted(not_held(row, told, WRITERS[format])))
         return line
 
     is_list = format in JSON_LISTS
@@ -274,8 +275,9 @@ def write_lines(
     return count
 
 
-def not_held(row: Row, told: Mapping[str, Any], holds: Mapping[str, str] | None) -> set[str]:
-    """The fields of a row that are not in what was told of it, or not as they were; `holds` as in `Writer`."""
+def not_held(row: Row, told: Mapping[str, Any], writer: Writer) -> set[str]:
+    """The fields of a row that are not in what was told of it, or not as they were."""
+    holds = writer.holds
     if holds is None:
         return set()
     known: dict[str, Any] = {name: getattr(row, name) for name in TEXT_FIELDS}
@@ -289,6 +291,8 @@ def not_held(row: Row, told: Mapping[str, Any], holds: Mapping[str, str] | None)
         for name, value in known.items()
         if value is not None and (name not in holds or (holds[name] and told.get(holds[name]) != value))
     }
+    if not writer.asks and row.question not in ("", ASK_FOR_WORDS):  # which is asked where nothing is
+        lost.add("question")
     return lost | set(row.extra)
 
 

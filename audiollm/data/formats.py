@@ -529,6 +529,7 @@ FORMATS: dict[str, Format] = {
 
 def converter(name: str, question: str | None = None) -> Converter:
     """The converter of a format by its name; `question` is what tables without such a column ask."""
+    name = "table" if name == "manifest" else name
     if name not in FORMATS:
         raise RowError("", "", f"unknown format {name!r}; known: {', '.join(FORMATS)}")
     if name == "table":

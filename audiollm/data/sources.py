@@ -51,6 +51,7 @@ HEAD_BYTES = 1024  # that tell whether a file is text
 LIST = re.compile(r'\s*(?:\[|(?P<named>\{\s*"annotation"\s*:\s*\[)(?=\s*[{\]]))')
 """How a file begins that is one JSON list of rows; `named`: in an object, as in SALMONN's `{"annotation": [...]}`."""
 MORE_THAN_LIST = "holds more than one list of rows; write a list of objects, or .jsonl"
+csv.field_size_limit(2**27)  # of a cell, in characters; what is longer was rather opened by a quote that is none
 NOT_TEXT = "is not UTF-8; give rows as text, saved as UTF-8"
 
 
@@ -341,14 +342,14 @@ def _open_path(path: Path) -> Opened:
 def read_jsonl(path: Path) -> Placed:
     """One object a line; empty lines count, but are no rows."""
     with path.open("rb") as file:
-        _refuse_binary(path, file.peek(HEAD_BYTES))
+        refuse_binary(path, file.peek(HEAD_BYTES))
         yield from _read_lines(path, file)
 
 
 def read_json(path: Path) -> Placed:
     """A list of objects, alone or as `annotation`, or one object a line, which some tools also name .json."""
     data = path.read_bytes()
-    _refuse_binary(path, data)
+    refuse_binary(path, data)
     opening = LIST.match(data[:HEAD_BYTES].decode("utf-8-sig", "replace"))
     if opening is None:
         yield from _read_lines(path, data.splitlines())
@@ -367,7 +368,7 @@ def read_json(path: Path) -> Placed:
 def read_table(path: Path) -> Placed:
     """CSV with commas, semicolons or tabs, whichever the header has most of; TSV has tabs, and quotes mean nothing."""
     with path.open("rb") as beginning:
-        _refuse_binary(path, beginning.read(HEAD_BYTES))
+        refuse_binary(path, beginning.read(HEAD_BYTES))
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
             header = file.readline()
@@ -468,10 +469,15 @@ def _answer_beside(recording: Path) -> str | RowError:
         return RowError(str(text), "", "is not UTF-8; save it as UTF-8")
 
 
+def separator_of(header: str) -> str:
+    """What stands between the columns of a table: a comma, a semicolon or a tab, whichever its header has most of."""
+    return max(",;\t", key=header.count)
+
+
 def _dialect(path: Path, header: str) -> type[csv.Dialect]:
     class Dialect(csv.excel):
         strict = True
-        delimiter = max(",;\t", key=header.count)
+        delimiter = separator_of(header)
 
     class TabDialect(csv.excel_tab):
         quoting = csv.QUOTE_NONE
@@ -479,7 +485,7 @@ def _dialect(path: Path, header: str) -> type[csv.Dialect]:
     return TabDialect if path.suffix.lower() == ".tsv" else Dialect
 
 
-def _refuse_binary(path: Path, beginning: bytes) -> None:
+def refuse_binary(path: Path, beginning: bytes) -> None:
     """RowError for what is no text at all, once and not for each of its lines."""
     if b"\0" in beginning[:HEAD_BYTES]:
         raise RowError(str(path), "", f"is no text file: it {NOT_TEXT}")

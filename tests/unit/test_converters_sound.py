@@ -337,6 +337,13 @@ def test_etc_is_left_out_of_a_label_of_vggsound(tmp_path):
     assert ("sound", "bee or wasp buzzing") in {(t, a) for t, _, a in asked_of("vggsound", row, recordings=tmp_path)}
 
 
+def test_a_folder_for_recordings_that_is_none_is_refused_and_no_row_is_blamed(tmp_path):
+    ARCHIVES["vggsound"](tmp_path / "in", examples(import_converter("vggsound")))
+    with pytest.raises(ValueError, match=r"^recordings=.*nope is no folder") as error:
+        prepare("vggsound", tmp_path / "out", {"source": str(tmp_path / "in"), "recordings": str(tmp_path / "nope")})
+    assert "row" not in str(error.value) and not (tmp_path / "out").exists()
+
+
 def test_a_vggsound_clip_without_recording_is_left_out_by_name(tmp_path):
     write_sound(tmp_path / "other.wav", 0)
     row = {"youtube_id": "a", "start_seconds": "30", "label": "raining", "split": "test"}

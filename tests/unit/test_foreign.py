@@ -407,3 +407,15 @@ def test_a_recording_whose_writing_is_stopped_does_not_count_as_written(rows, tm
     convert_to(rows[1:2], "ms-swift", tmp_path / "out" / "rows.jsonl")
     (clip,) = (tmp_path / "out" / "clips").iterdir()
     assert len(sound.load(clip, RATE)) == RATE // 2
+
+
+def test_a_question_that_a_manifest_does_not_hold_is_told(tmp_path):
+    (tmp_path / "a.wav").write_bytes(sound.encode(np.zeros(RATE, np.float32), RATE, "WAV"))
+    rows = []
+    for question in ("What is said?", ASK_FOR_WORDS):
+        clip = {"type": "audio", "audio": "a.wav", "transcript": "hi"}
+        said = [{"role": "user", "content": [clip, {"type": "text", "text": question}]}]
+        rows.append(parse_row({"messages": [*said, {"role": "assistant", "content": "hi"}]}, folder=tmp_path))
+    dropped = Counter()
+    assert convert_to(rows, "manifest", tmp_path / "m.jsonl", dropped)[0] == 2
+    assert dropped == {"question": 1}

@@ -271,13 +271,13 @@ def test_every_row_is_counted_once_by_source_and_rule(tmp_path):
     result = joined(tmp_path, rows, ["a.wav", "1/twice.wav", "2/twice.wav", f"{VIDEO}.wav"])
     one, two, total = result.of("one"), result.of("two"), result.total
     assert (one.rows, one.found, one.missing, dict(one.rules)) == (3, 2, 1, {"path": 1, "stem": 1})
-    assert (two.rows, two.found, two.missing, two.ambiguous) == (3, 1, 1, 1)
+    assert (two.rows, two.found, two.missing, two.ambiguous) == (3, 2, 0, 1)
     assert (total.rows, total.broken) == (len(rows), 4)
     assert total.rows == total.found + total.missing + total.ambiguous + total.broken
     assert sum(total.rules.values()) == total.found
     numbers = [len(lines_of(tmp_path, name)) for name in ("joined", "missing", "ambiguous", "broken")]
     assert numbers == [total.found, total.missing, total.ambiguous, total.broken]
-    assert "two: 3 rows, 1 found (youtube id 1), 1 missing, 1 ambiguous, 0 broken" in result.summary()
+    assert "two: 3 rows, 2 found (as it is 1, youtube id 1), 0 missing, 1 ambiguous, 0 broken" in result.summary()
 
 
 def test_a_broken_file_among_others_is_one_broken_row(tmp_path):
@@ -547,3 +547,10 @@ def test_converters_still_ask_for_an_unpacked_folder(tmp_path):
     pack(tmp_path / "x.tar", {"a.wav": b"a"})
     with pytest.raises(ValueError, match=r"x\.tar is an archive; unpack it, and give the folder"):
         stems_of(tmp_path / "x.tar")
+
+
+def test_a_row_without_a_recording_has_all_that_it_needs(tmp_path):
+    row = {"source": "x", "messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
+    result = joined(tmp_path, [row, own("/old/a.wav"), own("/old/b.wav")], ["a.wav"])
+    assert (result.total.found, result.total.missing) == (2, 1) and result.total.rules[AS_IT_IS] == 1
+    assert [row.target for row in load_rows(str(tmp_path / "out" / "joined.jsonl"))] == ["4", "Birds."]

@@ -626,7 +626,8 @@ def test_lines_that_are_no_utf_8_are_left_out_with_their_place(tmp_path):
     [
         (b"clip,label\n", "out: no row could be made: the source holds no row"),
         (b"cl\x1bip,la\x07bel\n0.wav,dog\n", r"it has cl\?ip, la\?bel"),
-        (b'clip,label\n0.wav,"' + b"x" * 200_000 + b'"\n', r"train\.csv:\d: broken table"),
+        (b'clip,label\n0.wav,"' + b"x" * 200_000, r"train\.csv:2: broken table from here on"),
+        ("clip,label\n0.wav,dog\n".encode("utf-16-le"), r"train\.csv: is no text file: it is not UTF-8"),
     ],
 )
 def test_a_table_of_which_nothing_can_be_made_is_told_in_one_sentence(tmp_path, content, told):
@@ -635,6 +636,31 @@ def test_a_table_of_which_nothing_can_be_made_is_told_in_one_sentence(tmp_path, 
     with pytest.raises(ValueError, match=told) as error:
         prepare(MAPPED, tmp_path / "out", {"source": str(source)})
     assert "\n" not in str(error.value) and "\x1b" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_a_table_of_semicolons_long_cells_and_quotes_in_tsv_loses_no_row(tmp_path):
+    long = "dog " * 50_000 + "end"
+    tables = {
+        "semicolons.csv": f'clip;label\n0.wav;dog, cat\n1.wav;"{long}"\n0.wav;"two\nlines"\n',
+        "tabs.tsv": f'clip\tlabel\n0.wav\tdog, cat\n1.wav\t{long}\n0.wav\t"a lone quote\n',
+    }
+    for name, text in tables.items():
+        source = bells(tmp_path / name.partition(".")[0])
+        for table in source.glob("*.csv"):
+            table.unlink()
+        (source / f"train{Path(name).suffix}").write_text(text)
+        prepare(MAPPED, tmp_path / "out" / name, {"source": str(source)})
+        targets = [row.target for row in load_rows(str(tmp_path / "out" / name / "train.jsonl"))]
+        assert targets == ["dog, cat", long, "two\nlines" if name.endswith("csv") else '"a lone quote']
+
+
+def test_a_column_that_is_null_is_called_empty(tmp_path):
+    folder = parquet_of(tmp_path / "hub", 4)
+    rows = parquet.read_table(folder / "train.parquet").to_pylist()
+    rows[2]["category"] = None
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet")
+    prepare("esc50", tmp_path / "out", {"source": str(folder)})
+    assert [one["detail"] for one in dropped_of(tmp_path / "out")] == ["category: is empty"]
 
 
 def test_rows_of_a_mapping_are_called_after_its_file_or_its_source(tmp_path):
