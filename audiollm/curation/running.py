@@ -173,7 +173,7 @@ def made_by(out: Path, shard: str | None) -> list[str]:
         return [path.name for path in out.iterdir()]
 
     def is_own(number: str) -> bool:
-        return int(number) % of == mine - 1  # chunks go round
+        return number.isdigit() and int(number) % of == mine - 1  # chunks go round
 
     joined = [path.name for path in out.glob(f"*-{mine:05d}-of-{of:05d}.*")]
     parts = [path.name for path in out.glob("*.parquet") if is_own(path.stem.rpartition("-")[2].partition("_")[0])]
