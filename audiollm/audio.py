@@ -218,10 +218,11 @@ def _uninterrupted() -> Iterator[None]:
 
     libsndfile reads and writes bytes through Python: what is raised in there is printed, and it goes on with less.
     """
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        yield
+        return
     caught: dict[int, Any] = {}
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
-        before = {}
     raising = {number: handler for number, handler in before.items() if callable(handler)}
     for number in raising:
         signal.signal(number, caught.__setitem__)

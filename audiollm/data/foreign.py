@@ -31,7 +31,7 @@ from audiollm.conversation import (
 )
 from audiollm.data.formats import ASK_FOR_WORDS, DESTA_TAG, RECORDINGS, naming, with_choices
 from audiollm.data.sources import LISTED, WILDCARDS, Problems
-from audiollm.files import whole
+from audiollm.files import whole, write_whole
 
 SAMPLING_RATE = 16_000
 Said = TypeVar("Said")
@@ -234,21 +234,18 @@ def convert_to(
     `dropped` counts, for each field that the format does not hold, the rows that were written without it. Without a row
     there is no file, nor where that is stopped. ValueError where they cannot be listed.
     """
-    problems = Problems()
+    problems, dropped = Problems(), Counter() if dropped is None else dropped
     listed = listing_with(out) if format == "llama-factory" else None
     with whole(out) as unfinished:
         count = (
             write_shard(rows, unfinished, problems)
             if format == SHARD
-            else write_lines(
-                rows, format, unfinished, Clips(out.parent), problems, Counter() if dropped is None else dropped
-            )
+            else write_lines(rows, format, unfinished, Clips(out.parent), problems, dropped)
         )
         if not count:
             unfinished.unlink()
     if count and listed is not None:
-        with whole(out.with_name(LISTED)) as unfinished:
-            unfinished.write_text(json.dumps(listed, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        write_whole(out.with_name(LISTED), json.dumps(listed, ensure_ascii=False, indent=2) + "\n")
     return count, problems
 
 
